@@ -1,0 +1,131 @@
+"""Settings: the environment, read once at boot into one frozen object.
+
+`load_settings` reports everything that is wrong at once. No other module reads the environment.
+The standard names (`DATABASE_URL`, `REDIS_URL`, `OPENAI_BASE_URL`, `OPENAI_API_KEY`, `LLM_MODEL`) have no prefix;
+all others start with `LONGHAUL_`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from kernel.errors import BadSettings
+
+
+def _plain(name: str) -> AliasChoices:
+    return AliasChoices(name)
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="LONGHAUL_", frozen=True, extra="ignore")
+
+    # stores
+    database_url: SecretStr = Field(validation_alias=_plain("DATABASE_URL"))
+    redis_url: SecretStr = Field(validation_alias=_plain("REDIS_URL"))
+    database_pool: int = Field(10, ge=2, le=200, description="connections to Postgres per process")
+
+    # the model endpoint
+    openai_base_url: str = Field("https://api.openai.com/v1", validation_alias=_plain("OPENAI_BASE_URL"))
+    openai_api_key: SecretStr = Field(SecretStr(""), validation_alias=_plain("OPENAI_API_KEY"))
+    llm_model: str = Field("gpt-4o-mini", min_length=1, validation_alias=_plain("LLM_MODEL"))
+    model_connect_timeout: float = Field(5.0, gt=0, le=60)
+    model_idle_timeout: float = Field(60.0, gt=0, le=3600, description="longest silence within an answer")
+    model_retries: int = Field(2, ge=0, le=10, description="further tries before the first token")
+
+    # embeddings: the offline lexical embedder unless an endpoint is named
+    embedding_base_url: str | None = None
+    embedding_api_key: SecretStr = SecretStr("")
+    embedding_model: str = "lexical"
+
+    # the HTTP edge
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("LONGHAUL_PORT", "PORT"))
+    secret_key: SecretStr = Field(description="signs stream tokens; the same on every API process")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    max_body_bytes: int = Field(1_048_576, ge=1024, le=64 * 1_048_576)
+    stream_token_ttl: int = Field(300, ge=10, le=86_400)
+    heartbeat_interval: float = Field(15.0, ge=0.1, le=300)
+
+    # JWT bearer tokens of your own identity provider; off unless a key is set
+    jwt_key: SecretStr = Field(SecretStr(""), description="HMAC secret or PEM public key")
+    jwt_algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] = "HS256"
+    jwt_audience: str = "longhaul"
+
+    # the worker
+    slots: int = Field(20, ge=1, le=500, description="runs executed at once by one worker")
+    lease_seconds: float = Field(10.0, ge=1, le=600)
+    lease_renew_seconds: float = Field(3.0, ge=0.2, le=200)
+    grace_seconds: float = Field(
+        20.0, ge=0, le=3600, description="after SIGTERM, before runs are handed back"
+    )
+    egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="host:port pairs that tools may reach although they are private addresses"
+    )
+
+    # logs
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @field_validator("cors_origins", "egress_allow", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value()) < 32:
+            raise ValueError("needs at least 32 characters, e.g. the output of: openssl rand -hex 32")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("postgres://", "postgresql://")):
+            raise ValueError("must start with postgresql://")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("lease_renew_seconds")
+    @classmethod
+    def _renewed_in_time(cls, value: float, info: object) -> float:
+        lease = getattr(info, "data", {}).get("lease_seconds", 10.0)
+        if value * 2 > lease:
+            raise ValueError(
+                "must be at most half of LONGHAUL_LEASE_SECONDS, so that one lost renewal is survived"
+            )
+        return value
+
+
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        BadSettings: names every variable that is missing or wrong.
+    """
+    try:
+        return Settings()  # type: ignore[call-arg]  # fields come from the environment
+    except ValidationError as error:
+        lines = [
+            f"  {_variable(problem['loc'])}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise BadSettings("The environment is not complete:\n" + "\n".join(lines)) from None
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else "settings"
+    return name if name.isupper() else f"LONGHAUL_{name.upper()}"
