@@ -78,12 +78,6 @@ class BadSettings(OperatorError):
     code = "bad_settings"
 
 
-class MigrationFailed(OperatorError):
-    """The schema could not be brought up to date, or is not what this release needs."""
-
-    code = "migration_failed"
-
-
 class StoreUnavailable(OperatorError):
     """Postgres or Redis can't be reached at the moment. Safe to retry."""
 

@@ -60,9 +60,7 @@ class Settings(BaseSettings):
     slots: int = Field(20, ge=1, le=500, description="runs executed at once by one worker")
     lease_seconds: float = Field(10.0, ge=1, le=600)
     lease_renew_seconds: float = Field(3.0, ge=0.2, le=200)
-    grace_seconds: float = Field(
-        20.0, ge=0, le=3600, description="after SIGTERM, before runs are handed back"
-    )
+    grace_seconds: float = Field(20.0, ge=0, le=3600, description="after SIGTERM, before runs are handed back")
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port pairs that tools may reach although they are private addresses"
     )
@@ -104,9 +102,7 @@ class Settings(BaseSettings):
     def _renewed_in_time(cls, value: float, info: object) -> float:
         lease = getattr(info, "data", {}).get("lease_seconds", 10.0)
         if value * 2 > lease:
-            raise ValueError(
-                "must be at most half of LONGHAUL_LEASE_SECONDS, so that one lost renewal is survived"
-            )
+            raise ValueError("must be at most half of LONGHAUL_LEASE_SECONDS, so that one lost renewal is survived")
         return value
 
 

@@ -1,0 +1,1 @@
+"""Numbered SQL files and the runner that applies them, each once and in order."""

@@ -1,0 +1,127 @@
+"""Server-sent events: a session's log, or one run's part of it, from any point on and then live.
+
+A raw ASGI answer, because a viewer should cost little: a cursor on the hub's feed and one task that waits for the
+client to leave. Whatever the feed can't give is read from the log, in pages, so that a slow or far behind viewer
+holds no memory. A stream of one run ends after its `done`; a client that goes away changes nothing for the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from kernel.hub import Feed, Frames, Hub, Viewer
+from kernel.postgres import Pool
+from kernel.replay import read_frames
+
+_PAGE: Final = 200
+_MOST_AT_ONCE: Final = 64 * 1024
+_HEARTBEAT: Final = b":\n\n"
+
+
+class EventStream:
+    """The answer to one follower. `after` is the last seq it has; `opening` frames are sent at once and end there."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        db: Pool,
+        *,
+        org_id: str,
+        session_id: str,
+        run_id: str | None,
+        after: int,
+        opening: bytes = b"",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self._hub = hub
+        self._db = db
+        self._org_id = org_id
+        self._session_id = session_id
+        self._run_id = run_id
+        self._cursor = after
+        self._opening = opening
+        self._headers = headers or {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Jitter keeps the viewers of a process that went down from coming back all at once.
+        retry = b"retry: %d\n\n" % random.randint(500, 2500)  # noqa: S311  # nothing secret
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+            *((name.lower().encode(), value.encode()) for name, value in self._headers.items()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": retry + self._opening, "more_body": True})
+        async with self._hub.follow(self._org_id, self._session_id) as (feed, viewer):
+            leaving = asyncio.create_task(_watch(receive, viewer), name="viewer-leaving")
+            try:
+                await self._follow(feed, viewer, send)
+            finally:
+                leaving.cancel()
+        if not leaving.done() or not leaving.result():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _follow(self, feed: Feed, viewer: Viewer, send: Send) -> None:
+        while not (viewer.closed or self._hub.closing):
+            if viewer.stale:
+                viewer.stale = False
+                if await self._catch_up(viewer, send):
+                    return
+            frames = feed.after(self._cursor)
+            if frames is None:
+                viewer.stale = True
+            elif frames:
+                if await self._send(frames, send):
+                    return
+            elif viewer.beat:
+                viewer.beat = False
+                await send({"type": "http.response.body", "body": _HEARTBEAT, "more_body": True})
+            else:
+                await viewer.wait()
+
+    async def _catch_up(self, viewer: Viewer, send: Send) -> bool:
+        """Sends what the log has after the cursor. True if the stream ends there."""
+        while not viewer.closed:
+            page = await read_frames(
+                self._db, self._org_id, self._session_id, after=self._cursor, run_id=self._run_id, limit=_PAGE
+            )
+            if page and await self._send(page, send):
+                return True
+            if len(page) < _PAGE:
+                return False
+        return False
+
+    async def _send(self, frames: list[Frames], send: Send) -> bool:
+        """Sends what belongs to this stream, moves the cursor. True if the run's `done` was in it."""
+        waiting: list[bytes] = []
+        size = 0
+        ended = False
+        for entry in frames:
+            self._cursor = entry.last
+            if self._run_id is None or entry.run_id == self._run_id:
+                waiting.append(entry.data)
+                size += len(entry.data)
+                ended = self._run_id is not None and entry.final
+                if size >= _MOST_AT_ONCE:
+                    await send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
+                    waiting, size = [], 0
+            if ended:
+                break
+        if waiting:
+            await send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
+        return ended
+
+
+async def _watch(receive: Receive, viewer: Viewer) -> bool:
+    """Wakes the viewer when its client has gone. Something must wait here: `send` never says so."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            viewer.closed = True
+            viewer.wake()
+            return True

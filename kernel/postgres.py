@@ -1,0 +1,61 @@
+"""The pool of connections to Postgres.
+
+Every process opens one. Connections set timeouts, so that a stalled server is noticed: a statement of ours
+takes milliseconds, and one that takes 30 seconds never will.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import asyncpg
+
+from kernel.errors import StoreUnavailable
+
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+# What asyncpg raises when the server is away, restarting or shutting us out: nothing is wrong with the statement.
+UNAVAILABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+
+
+async def open_pool(database_url: str, *, size: int, name: str, connect_timeout: float = 5.0) -> Pool:
+    """A pool of at most `size` connections, opened as needed; two are opened at once.
+
+    Args:
+        name: shown in `pg_stat_activity.application_name`.
+        connect_timeout: seconds.
+
+    Raises:
+        StoreUnavailable: the server can't be reached or refuses us.
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            database_url,
+            min_size=min(2, size),
+            max_size=size,
+            timeout=connect_timeout,
+            command_timeout=30.0,
+            max_inactive_connection_lifetime=300.0,
+            server_settings={
+                "application_name": name,
+                "jit": "off",  # compiling costs more than our statements take
+                "idle_in_transaction_session_timeout": "30s",
+            },
+        )
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        raise StoreUnavailable(
+            f"Postgres can't be reached: {error}",
+            suggestions=("check DATABASE_URL and that the server is up",),
+        ) from error
+    assert pool is not None
+    return pool

@@ -1,0 +1,190 @@
+"""The pen of one running run: what it says, and what it must remember, on its way into the journal.
+
+Nothing here waits. Entries gather in the run's pending batch until the journal's writer takes it; `committed`
+is there for whoever must know that all said so far is safe. Consecutive chunks of one message that wait
+together become one event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernel.checkpoints import CheckpointRow, CheckpointWriteRow
+from kernel.errors import LeaseLost
+from kernel.events import EventType, RunStatus, encode_json
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The run that a pen writes for, and the epoch under which it may."""
+
+    org_id: str
+    session_id: str
+    run_id: str
+    epoch: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message record of this turn. `position` counts from 0 within `path`."""
+
+    id: str
+    path: str
+    position: int
+    role: str
+    content: Any
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewStep:
+    """A finished step and how many seconds it took."""
+
+    step_id: str
+    path: str
+    state: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a run ends."""
+
+    status: RunStatus
+    finish_reason: str
+    usage: dict[str, Any]
+    error: dict[str, Any] | None
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one run has pending. `events` are (type, encoded fields)."""
+
+    events: list[tuple[str, str]] = field(default_factory=list)
+    messages: list[NewMessage] = field(default_factory=list)
+    steps: list[NewStep] = field(default_factory=list)
+    checkpoints: dict[tuple[str, str], CheckpointRow] = field(default_factory=dict)
+    writes: list[CheckpointWriteRow] = field(default_factory=list)
+    end: End | None = None
+
+    @property
+    def empty(self) -> bool:
+        return not (self.events or self.messages or self.steps or self.checkpoints or self.writes or self.end)
+
+
+class RunLog:
+    """Writes for one run under one epoch. Made by `Journal.open`.
+
+    After the epoch is over, or the run has ended, everything said is dropped and `committed` raises LeaseLost.
+    """
+
+    def __init__(self, owner: Owner, *, wake: Callable[[RunLog], None], wake_soon: Callable[[RunLog], None]) -> None:
+        self.owner = owner
+        self.lost = asyncio.Event()
+        self.batches = 0
+        self._wake = wake
+        self._wake_soon = wake_soon
+        self._pending = Batch()
+        self._chunk_id: str | None = None
+        self._chunk_path = ""
+        self._chunk_text: list[str] = []
+        self._ended = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def say(self, type: EventType, fields: dict[str, Any], *, urgent: bool = True) -> None:
+        """Adds an event. One that is not urgent waits a little for company: the next that is."""
+        if self._ended:
+            return
+        self._close_chunk()
+        self._pending.events.append((type, encode_json(fields)))
+        (self._wake if urgent else self._wake_soon)(self)
+
+    def chunk(self, message_id: str, text: str, path: str = "") -> None:
+        """Adds text to a message that is being streamed."""
+        if self._ended:
+            return
+        if self._chunk_id != message_id:
+            self._close_chunk()
+            self._chunk_id = message_id
+            self._chunk_path = path
+        self._chunk_text.append(text)
+        self._wake(self)
+
+    def record_message(self, message: NewMessage) -> None:
+        """Keeps a message record; it is committed with the step that made it."""
+        self._pending.messages.append(message)
+
+    def record_step(self, step: NewStep) -> None:
+        """Keeps a finished step; it is committed with its checkpoint."""
+        self._pending.steps.append(step)
+
+    def stage_checkpoint(self, row: CheckpointRow) -> None:
+        """Adds a checkpoint. Of those that wait together only a thread's newest is written: it holds the rest."""
+        if self._ended:
+            return
+        key = (row.thread_id, row.checkpoint_ns)
+        self._pending.writes = [w for w in self._pending.writes if (w.thread_id, w.checkpoint_ns) != key]
+        self._pending.checkpoints[key] = row
+        self._wake_soon(self)
+
+    def stage_writes(self, rows: Sequence[CheckpointWriteRow]) -> None:
+        """Adds the writes of a finished task of the graph."""
+        if not self._ended:
+            self._pending.writes.extend(rows)
+            self._wake_soon(self)
+
+    def end(self, end: End) -> None:
+        """Ends the run: its `done` event, its status and what is pending commit together; nothing may follow."""
+        fields = {"status": end.status, "finish_reason": end.finish_reason, "usage": end.usage}
+        self.say("done", fields, urgent=False)
+        self._pending.end = end
+        self._ended = True
+        # A finished run is never resumed, so checkpoints that were not written yet never need to be.
+        self._pending.checkpoints.clear()
+        self._pending.writes.clear()
+        self._wake(self)
+
+    async def committed(self) -> None:
+        """Waits until all that was added so far is in Postgres.
+
+        Raises:
+            LeaseLost: it never will be, for the run belongs to another worker by now.
+        """
+        if self.lost.is_set():
+            raise LeaseLost(f"run {self.owner.run_id} is no longer ours under epoch {self.owner.epoch}")
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wake(self)
+        await waiter
+
+    # -- the writer's side ---------------------------------------------------------------------------------
+
+    def take(self) -> tuple[Batch, list[asyncio.Future[None]]]:
+        """All that is pending, and who waits for it."""
+        self._close_chunk()
+        batch, self._pending = self._pending, Batch()
+        waiters, self._waiters = self._waiters, []
+        return batch, waiters
+
+    def lose(self, taken: Sequence[asyncio.Future[None]] = ()) -> None:
+        """The epoch is over: drops what is pending and tells all who wait, `taken` or not."""
+        self.lost.set()
+        waiters = [*taken, *self.take()[1]]
+        error = LeaseLost(f"run {self.owner.run_id} is no longer ours under epoch {self.owner.epoch}")
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def _close_chunk(self) -> None:
+        if self._chunk_id is not None:
+            fields: dict[str, Any] = {"message_id": self._chunk_id, "text": "".join(self._chunk_text)}
+            if self._chunk_path:
+                fields["path"] = self._chunk_path
+            self._pending.events.append(("message_chunk", encode_json(fields)))
+            self._chunk_id = None
+            self._chunk_text = []

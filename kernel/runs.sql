@@ -1,0 +1,29 @@
+-- Runs: taken in, looked at, cancelled.
+
+-- name: submit
+SELECT * FROM submit_run($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+
+-- name: get
+SELECT id, org_id, session_id, turn, agent_id, agent_version, workflow, status, attempt, user_id, metadata,
+       finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at
+FROM runs WHERE org_id = $1 AND id = $2;
+
+-- name: list
+SELECT id, org_id, session_id, turn, agent_id, agent_version, workflow, status, attempt, user_id, metadata,
+       finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at
+FROM runs
+WHERE org_id = $1
+  AND ($2::text IS NULL OR id < $2)
+  AND ($3::text IS NULL OR status = $3)
+  AND ($4::text IS NULL OR session_id = $4)
+  AND ($5::text IS NULL OR agent_id = $5)
+ORDER BY id DESC
+LIMIT $6;
+
+-- name: cancel
+SELECT * FROM cancel_run($1, $2);
+
+-- name: last_message
+SELECT id, content FROM messages
+WHERE org_id = $1 AND run_id = $2 AND path = '' AND role = 'assistant' AND tool_calls IS NULL
+ORDER BY position DESC LIMIT 1;
