@@ -1,0 +1,49 @@
+-- Agents and their versions.
+
+-- name: add
+INSERT INTO agents (id, org_id, name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING id;
+
+-- name: add_version
+WITH version AS (
+    INSERT INTO agent_versions (agent_id, version, org_id, config)
+    SELECT id, version, org_id, $3::json FROM agents WHERE org_id = $1 AND id = $2
+    RETURNING agent_id, version, config
+)
+SELECT a.id, a.org_id, v.version, v.config, a.created_at, a.updated_at
+FROM version v JOIN agents a ON a.id = v.agent_id;
+
+-- name: get
+SELECT a.id, a.org_id, a.version, v.config, a.created_at, a.updated_at
+FROM agents a JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version
+WHERE a.org_id = $1 AND a.id = $2 AND a.deleted_at IS NULL;
+
+-- name: lock
+SELECT FROM agents WHERE org_id = $1 AND id = $2 FOR NO KEY UPDATE;
+
+-- name: list
+SELECT a.id, a.org_id, a.version, v.config, a.created_at, a.updated_at
+FROM agents a JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version
+WHERE a.org_id = $1 AND a.deleted_at IS NULL AND ($2::text IS NULL OR a.id < $2)
+ORDER BY a.id DESC
+LIMIT $3;
+
+-- name: advance
+UPDATE agents SET name = $3, version = version + 1, updated_at = now() WHERE org_id = $1 AND id = $2;
+
+-- name: delete
+UPDATE agents SET deleted_at = now()
+WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL
+  AND NOT EXISTS (SELECT FROM orgs WHERE id = $1 AND default_agent_id = $2)
+RETURNING id;
+
+-- name: get_version
+SELECT a.id, a.org_id, v.version, v.config, a.created_at, v.created_at AS updated_at
+FROM agents a JOIN agent_versions v ON v.agent_id = a.id
+WHERE a.org_id = $1 AND a.id = $2 AND v.version = $3;
+
+-- name: list_versions
+SELECT a.id, a.org_id, v.version, v.config, a.created_at, v.created_at AS updated_at
+FROM agents a JOIN agent_versions v ON v.agent_id = a.id
+WHERE a.org_id = $1 AND a.id = $2 AND ($3::integer IS NULL OR v.version < $3)
+ORDER BY v.version DESC
+LIMIT $4;
