@@ -67,9 +67,11 @@ class Journal:
         self._closing = False
         self.figures = JournalFigures()
 
-    def open(self, owner: Owner) -> RunLog:
-        """A pen for a run this worker has just claimed."""
-        return RunLog(owner, wake=self._is_due, wake_soon=self._is_due_soon)
+    def open(self, owner: Owner, *, on_lost: Callable[[], None], on_first_chunk: Callable[[], None]) -> RunLog:
+        """A pen for a run this worker has just claimed. `on_lost` is called when its epoch turns out to be over."""
+        return RunLog(
+            owner, wake=self._is_due, wake_soon=self._is_due_soon, on_lost=on_lost, on_first_chunk=on_first_chunk
+        )
 
     def close(self) -> None:
         """Lets `run()` end once nothing is pending."""
@@ -85,7 +87,7 @@ class Journal:
                 await self._commit(self._take())
 
     def _is_due(self, run: RunLog) -> None:
-        if not run.lost.is_set():
+        if not run.lost:
             self._due[run.owner.run_id] = run
             self._wake.set()
 

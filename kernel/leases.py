@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from kernel.postgres import Pool
+from kernel.postgres import Connection, Pool
 from kernel.sql import statements
 
 SQL = statements(__package__, "leases.sql")
@@ -39,7 +39,8 @@ class ClaimedRun:
 
     `history` holds the conversation before this turn, oldest first, as {"role", "content"}; `messages` those
     of this turn: the input and, where an earlier attempt died, what it had committed.
-    `attempt` counts from 1; `pickup_seconds` is the time from its creation to its first start.
+    `attempt` counts from 1; `pickup_seconds` is the time from its creation to its first start,
+    `elapsed_seconds` the time since then.
     """
 
     id: str
@@ -56,6 +57,7 @@ class ClaimedRun:
     first_seq: int
     cancelled: bool
     pickup_seconds: float
+    elapsed_seconds: float
     agent: dict[str, Any]
     history: list[dict[str, Any]]
     messages: list[StoredMessage]
@@ -64,7 +66,7 @@ class ClaimedRun:
 class Leases:
     """The leases of one worker. `lease_seconds` is how long each lasts without renewal."""
 
-    def __init__(self, db: Pool, *, worker: str, lease_seconds: float, history_limit: int = 40) -> None:
+    def __init__(self, db: Pool | Connection, *, worker: str, lease_seconds: float, history_limit: int = 40) -> None:
         self._db = db
         self.worker = worker
         self.lease_seconds = lease_seconds
@@ -93,9 +95,9 @@ class Leases:
         rows = await self._db.fetch(SQL.unfinished_messages, run.id, run.session_id, run.first_seq)
         return [row["id"] for row in rows]
 
-    async def beat(self, *, host: str, pid: int, slots: int, running: int) -> None:
-        """Tells operators that this worker lives and how full it is."""
-        await self._db.execute(SQL.beat, self.worker, host, pid, slots, running)
+    async def beat(self, *, host: str, pid: int, slots: int, running: int, figures: dict[str, Any]) -> None:
+        """Tells operators that this worker lives, how full it is, and its counters since it started."""
+        await self._db.execute(SQL.beat, self.worker, host, pid, slots, running, orjson.dumps(figures).decode())
 
     async def sign_off(self) -> None:
         """Takes this worker off the list of the living."""

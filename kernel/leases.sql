@@ -28,6 +28,7 @@ WITH dead AS (
 SELECT c.id, c.org_id, c.session_id, c.turn, c.agent_id, c.agent_version, c.workflow, c.user_id, c.request,
        c.epoch, c.attempt, c.first_seq, c.cancel_requested_at IS NOT NULL AS cancelled,
        extract(epoch FROM c.started_at - c.created_at)::double precision AS pickup_seconds,
+       extract(epoch FROM clock_timestamp() - c.started_at)::double precision AS elapsed_seconds,
        v.config,
        (SELECT json_agg(json_build_object('role', m.role, 'content', m.content) ORDER BY m.turn, m.position)
         FROM (SELECT turn, position, role, content FROM messages
@@ -76,11 +77,9 @@ FROM mine WHERE r.id = mine.id
 RETURNING r.id;
 
 -- name: beat
-INSERT INTO workers (id, host, pid, slots, running) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (id) DO UPDATE SET running = excluded.running, slots = excluded.slots, seen_at = now();
+INSERT INTO workers (id, host, pid, slots, running, figures) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (id) DO UPDATE
+SET running = excluded.running, slots = excluded.slots, figures = excluded.figures, seen_at = now();
 
 -- name: sign_off
 DELETE FROM workers WHERE id = $1;
-
--- name: forget_dead_workers
-DELETE FROM workers WHERE seen_at < now() - interval '1 hour';

@@ -83,37 +83,75 @@ class RunLog:
     After the epoch is over, or the run has ended, everything said is dropped and `committed` raises LeaseLost.
     """
 
-    def __init__(self, owner: Owner, *, wake: Callable[[RunLog], None], wake_soon: Callable[[RunLog], None]) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        wake: Callable[[RunLog], None],
+        wake_soon: Callable[[RunLog], None],
+        on_lost: Callable[[], None],
+        on_first_chunk: Callable[[], None],
+    ) -> None:
         self.owner = owner
-        self.lost = asyncio.Event()
+        self.lost = False
+        self.spoken = False
+        self.ended = False
         self.batches = 0
+        self._on_lost = on_lost
+        self._on_first_chunk = on_first_chunk
         self._wake = wake
         self._wake_soon = wake_soon
         self._pending = Batch()
         self._chunk_id: str | None = None
         self._chunk_path = ""
         self._chunk_text: list[str] = []
-        self._ended = False
+        self._open_messages: dict[str, str] = {}
+        self._input_tokens = 0
+        self._output_tokens = 0
         self._waiters: list[asyncio.Future[None]] = []
 
     def say(self, type: EventType, fields: dict[str, Any], *, urgent: bool = True) -> None:
         """Adds an event. One that is not urgent waits a little for company: the next that is."""
-        if self._ended:
+        if self.ended:
             return
         self._close_chunk()
+        if type == "message" or type == "message_discarded":
+            self._open_messages.pop(fields["message_id"], None)
+        elif type == "usage":
+            self._input_tokens += fields["input_tokens"]
+            self._output_tokens += fields["output_tokens"]
         self._pending.events.append((type, encode_json(fields)))
         (self._wake if urgent else self._wake_soon)(self)
 
     def chunk(self, message_id: str, text: str, path: str = "") -> None:
         """Adds text to a message that is being streamed."""
-        if self._ended:
+        if self.ended:
             return
+        if not self.spoken:
+            self.spoken = True
+            self._on_first_chunk()
         if self._chunk_id != message_id:
             self._close_chunk()
             self._chunk_id = message_id
             self._chunk_path = path
+            self._open_messages[message_id] = path
         self._chunk_text.append(text)
         self._wake(self)
+
+    def usage(self) -> dict[str, Any]:
+        """What the `usage` events said so far, added up; for a run that is ended from outside."""
+        return {"input_tokens": self._input_tokens, "output_tokens": self._output_tokens, "cost": 0.0}
+
+    def discard(self, message_id: str) -> None:
+        """Tells followers to drop the chunks of a message that will never be complete."""
+        path = self._open_messages.get(message_id, "")
+        fields = {"message_id": message_id} | ({"path": path} if path else {})
+        self.say("message_discarded", fields, urgent=False)
+
+    def discard_open(self, path: str) -> None:
+        """Discards the messages of agent `path` that were begun and are not complete."""
+        for message_id in [id for id, its_path in self._open_messages.items() if its_path == path]:
+            self.discard(message_id)
 
     def record_message(self, message: NewMessage) -> None:
         """Keeps a message record; it is committed with the step that made it."""
@@ -125,7 +163,7 @@ class RunLog:
 
     def stage_checkpoint(self, row: CheckpointRow) -> None:
         """Adds a checkpoint. Of those that wait together only a thread's newest is written: it holds the rest."""
-        if self._ended:
+        if self.ended:
             return
         key = (row.thread_id, row.checkpoint_ns)
         self._pending.writes = [w for w in self._pending.writes if (w.thread_id, w.checkpoint_ns) != key]
@@ -134,16 +172,21 @@ class RunLog:
 
     def stage_writes(self, rows: Sequence[CheckpointWriteRow]) -> None:
         """Adds the writes of a finished task of the graph."""
-        if not self._ended:
+        if not self.ended:
             self._pending.writes.extend(rows)
             self._wake_soon(self)
 
     def end(self, end: End) -> None:
-        """Ends the run: its `done` event, its status and what is pending commit together; nothing may follow."""
+        """Ends the run: its `done` event, its status and what is pending commit together; nothing may follow.
+
+        Messages that were begun and never completed are discarded first.
+        """
+        for message_id in list(self._open_messages):
+            self.discard(message_id)
         fields = {"status": end.status, "finish_reason": end.finish_reason, "usage": end.usage}
         self.say("done", fields, urgent=False)
         self._pending.end = end
-        self._ended = True
+        self.ended = True
         # A finished run is never resumed, so checkpoints that were not written yet never need to be.
         self._pending.checkpoints.clear()
         self._pending.writes.clear()
@@ -155,7 +198,7 @@ class RunLog:
         Raises:
             LeaseLost: it never will be, for the run belongs to another worker by now.
         """
-        if self.lost.is_set():
+        if self.lost:
             raise LeaseLost(f"run {self.owner.run_id} is no longer ours under epoch {self.owner.epoch}")
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -173,12 +216,13 @@ class RunLog:
 
     def lose(self, taken: Sequence[asyncio.Future[None]] = ()) -> None:
         """The epoch is over: drops what is pending and tells all who wait, `taken` or not."""
-        self.lost.set()
+        self.lost = True
         waiters = [*taken, *self.take()[1]]
         error = LeaseLost(f"run {self.owner.run_id} is no longer ours under epoch {self.owner.epoch}")
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(error)
+        self._on_lost()
 
     def _close_chunk(self) -> None:
         if self._chunk_id is not None:

@@ -208,6 +208,7 @@ CREATE TABLE workers (
     pid        integer NOT NULL,
     slots      integer NOT NULL CHECK (slots >= 1),
     running    integer NOT NULL CHECK (running >= 0),
+    figures    json NOT NULL DEFAULT '{}',  -- counters since it started, for /metrics
     started_at timestamptz NOT NULL DEFAULT now(),
     seen_at    timestamptz NOT NULL DEFAULT now()
 );
@@ -440,7 +441,10 @@ BEGIN
                m.content, m.tool_calls, m.tool_call_id, v_at
         FROM json_to_recordset(p_messages) AS m (slice integer, turn integer, path text, position integer,
              id text, role text, content json, tool_calls json, tool_call_id text)
-        WHERE v_bases[m.slice] IS NOT NULL;
+        WHERE v_bases[m.slice] IS NOT NULL
+        ON CONFLICT (session_id, turn, path, position) DO UPDATE  -- a step that an earlier attempt began
+        SET id = excluded.id, role = excluded.role, content = excluded.content, tool_calls = excluded.tool_calls,
+            tool_call_id = excluded.tool_call_id, created_at = excluded.created_at;
     END IF;
 
     IF p_steps IS NOT NULL THEN

@@ -1,0 +1,90 @@
+"""What the states of one agent in one run work with; handed to them by the graph's runtime, never checkpointed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.messages import AnyMessage
+
+from kernel.agents import MemoryConfig, ModelChoice, SubAgentConfig
+from kernel.leases import ClaimedRun
+from kernel.runlog import NewStep, RunLog
+from memory.port import Memory
+from memory.records import Scope
+from orchestrator.budget import Budget
+from orchestrator.models.factory import Models
+from orchestrator.state import Call, GraphState
+from orchestrator.tools.tool import ToolContext
+from orchestrator.tools.toolbox import Toolbox
+from orchestrator.transcript import Transcript
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts: the run's agent or one of its sub-agents. `tools` are those it may call."""
+
+    name: str
+    instructions: str
+    model: ModelChoice
+    tools: Sequence[str]
+    sub_agents: Sequence[SubAgentConfig]
+    memory: MemoryConfig
+
+
+@dataclass(slots=True)
+class RunContext:
+    """`path` is empty for the run's own agent, `researcher:call_1/…` for a sub-agent. `depth` counts delegations."""
+
+    run: ClaimedRun
+    log: RunLog
+    actor: Actor
+    path: str
+    depth: int
+    max_depth: int
+    budget: Budget
+    transcript: Transcript
+    history: Sequence[AnyMessage]
+    models: Models
+    toolbox: Toolbox
+    memory: Memory
+    run_child: Callable[[RunContext, Call, SubAgentConfig], Awaitable[str]]
+    children: dict[str, SubAgentConfig] = field(default_factory=dict)
+
+    def step_id(self, state: GraphState, name: str) -> str:
+        """The same on every retry of the step, different for all other steps of the run."""
+        step = f"{state['round']}-{name.lower()}"
+        return f"{self.path}/{step}" if self.path else step
+
+    def enter(self, state: GraphState, name: str) -> str:
+        """Says that a step begins; returns its id."""
+        step_id = self.step_id(state, name)
+        self.log.say("state_entered", {"state": name, "step_id": step_id, "path": self.path}, urgent=False)
+        return step_id
+
+    def leave(self, step_id: str, name: str, seconds: float) -> None:
+        """Records that a step is finished; committed with its checkpoint."""
+        self.log.record_step(NewStep(step_id, self.path, name, seconds))
+
+    def named(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Event fields with the path of a sub-agent."""
+        return fields | {"path": self.path} if self.path else fields
+
+    def scope(self) -> Scope:
+        """Whose memory is read and written."""
+        run = self.run
+        return Scope(run.org_id, run.user_id, run.agent_id, run.session_id, run.id)
+
+    def tool_context(self, step_id: str, call_id: str) -> ToolContext:
+        """On whose behalf a tool is called."""
+        run = self.run
+        return ToolContext(
+            org_id=run.org_id,
+            user_id=run.user_id,
+            agent_id=run.agent_id,
+            session_id=run.session_id,
+            run_id=run.id,
+            call_id=call_id,
+            idempotency_key=f"{run.id}:{step_id}:{call_id}",
+        )

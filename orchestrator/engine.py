@@ -1,0 +1,173 @@
+"""Executes one claimed run: builds what its graph works with, starts or resumes the graph, ends the run.
+
+However a run ends, `done` is its last event. What this module can't end, because the worker is told to stop or
+has lost the run, it leaves as it is: the run goes on elsewhere from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from langchain_core.messages import AnyMessage
+from langchain_core.runnables import RunnableConfig
+
+from kernel.agents import AgentConfig, MemoryConfig, ModelChoice, SubAgentConfig
+from kernel.errors import LeaseLost
+from kernel.leases import ClaimedRun
+from kernel.postgres import Pool
+from kernel.runlog import End, RunLog
+from memory.port import Memory
+from orchestrator.budget import Budget
+from orchestrator.checkpoints import PostgresCheckpoints
+from orchestrator.context import Actor, RunContext
+from orchestrator.models.factory import Models
+from orchestrator.state import Call, GraphState, first_state
+from orchestrator.tools.errors import UnknownTool
+from orchestrator.tools.toolbox import Toolbox
+from orchestrator.transcript import Transcript, conversation
+from orchestrator.workflows import build_workflows
+
+log = structlog.get_logger(__name__)
+
+
+class Engine:
+    """One per worker. Safe for any number of runs at once."""
+
+    def __init__(self, db: Pool, *, models: Models, toolbox: Toolbox, memory: Memory) -> None:
+        self._db = db
+        self._models = models
+        self._toolbox = toolbox
+        self._memory = memory
+        self._workflows = build_workflows()
+
+    async def execute(self, run: ClaimedRun, pen: RunLog) -> None:
+        """Brings `run` to its end and returns when its `done` has been handed to the journal.
+
+        Raises:
+            asyncio.CancelledError: the caller cancelled; the run is not ended.
+            LeaseLost: the run is another worker's by now.
+        """
+        agent = AgentConfig.model_validate(run.agent)
+        budget = Budget.of(agent.limits, run.request.get("budget"))
+        try:
+            async with asyncio.timeout(max(0.0, budget.timeout_seconds - run.elapsed_seconds)):
+                await self._run_graph(run, pen, agent, budget)
+        except TimeoutError:
+            _fail(pen, budget, "expired", "deadline", f"The run took longer than {budget.timeout_seconds:g} seconds.")
+        except UnknownTool as error:
+            _fail(pen, budget, "failed", "unknown_tool", error.message, *error.suggestions)
+        except LeaseLost:
+            raise
+        except Exception:
+            log.exception("run_broke", run_id=run.id)
+            _fail(pen, budget, "failed", "internal", "Something went wrong inside Longhaul. The operator's log has it.")
+
+    async def _run_graph(self, run: ClaimedRun, pen: RunLog, agent: AgentConfig, budget: Budget) -> None:
+        request = run.request
+        asked: Sequence[str] | None = request.get("tools")
+        actor = Actor(
+            name=agent.name,
+            instructions=agent.instructions,
+            model=_model_choice(agent.model, request.get("model")),
+            tools=[tool for tool in agent.tools if asked is None or tool in asked],
+            sub_agents=agent.sub_agents,
+            memory=agent.memory,
+        )
+        context = self._context(run, pen, actor, budget, path="", depth=0, max_depth=agent.limits.max_depth)
+        context.history = conversation(run.history)
+        await self._invoke(context, run.workflow, thread_id=run.id, position=len(run.messages))
+        if not pen.ended:
+            raise RuntimeError(f"the graph of run {run.id} stopped without an end")
+
+    async def _run_child(self, parent: RunContext, call: Call, config: SubAgentConfig) -> str:
+        """Runs a sub-agent to its answer, which is text for the model, also when it failed."""
+        actor = Actor(
+            name=config.name,
+            instructions=config.instructions,
+            model=config.model or parent.actor.model,
+            tools=config.tools,
+            sub_agents=config.sub_agents,
+            memory=MemoryConfig(recall=False),
+        )
+        path = f"{config.name}:{call['id']}"
+        try:
+            context = self._context(
+                parent.run,
+                parent.log,
+                actor,
+                parent.budget,
+                path=f"{parent.path}/{path}" if parent.path else path,
+                depth=parent.depth + 1,
+                max_depth=parent.max_depth,
+            )
+        except UnknownTool as error:
+            return f"Error: agent {config.name} can't work: {error.message}"
+        assert isinstance(call["arguments"], dict)
+        if not context.transcript.upto(1):
+            context.transcript.add_input(call["arguments"]["task"])
+        # A graph of its own: in a fresh context it inherits nothing of the graph that it is called from.
+        invocation = self._invoke(context, "agent_chat", thread_id=f"{parent.run.id}/{context.path}", position=1)
+        state = await asyncio.create_task(invocation, context=contextvars.Context())
+        if (failure := state["failure"]) is not None:
+            return f"Error: agent {config.name} failed: {failure['message']}"
+        return state["answer"]["text"] if state["answer"] else ""
+
+    def _context(
+        self, run: ClaimedRun, pen: RunLog, actor: Actor, budget: Budget, *, path: str, depth: int, max_depth: int
+    ) -> RunContext:
+        self._toolbox.schemas(actor.tools)  # raises for a tool that this worker does not have
+        transcript = Transcript(pen, path)
+        transcript.load(run.messages)
+        history: Sequence[AnyMessage] = ()
+        return RunContext(
+            run=run,
+            log=pen,
+            actor=actor,
+            path=path,
+            depth=depth,
+            max_depth=max_depth,
+            budget=budget,
+            transcript=transcript,
+            history=history,
+            models=self._models,
+            toolbox=self._toolbox,
+            memory=self._memory,
+            run_child=self._run_child,
+        )
+
+    async def _invoke(self, context: RunContext, workflow: str, *, thread_id: str, position: int) -> GraphState:
+        run = context.run
+        fresh = run.attempt == 1
+        checkpoints = PostgresCheckpoints(self._db, run.org_id, context.log, fresh=fresh)
+        config: RunnableConfig = {
+            "configurable": {"thread_id": thread_id},
+            "recursion_limit": 2 * context.budget.max_steps + 8,
+        }
+        start: GraphState | None = first_state(position)
+        if not fresh and (saved := await checkpoints.aget_tuple(config)) is not None:
+            values = saved.checkpoint["channel_values"]
+            context.budget.spend_tokens(values.get("input_tokens", 0), values.get("output_tokens", 0))
+            context.budget.tool_calls += values.get("tool_calls", 0)
+            start = None
+        graph = self._workflows[workflow].copy({"checkpointer": checkpoints})
+        state: Any = await graph.ainvoke(start, config, context=context, durability="async")
+        return state  # type: ignore[no-any-return]
+
+
+def _model_choice(agent: ModelChoice | None, asked: Any) -> ModelChoice:
+    """The agent's model with what the caller asked for on top."""
+    base = agent or ModelChoice()
+    if asked is None:
+        return base
+    changes = {"name": asked} if isinstance(asked, str) else asked
+    return base.model_copy(update={name: value for name, value in changes.items() if value is not None})
+
+
+def _fail(pen: RunLog, budget: Budget, status: Any, code: str, message: str, *suggestions: str) -> None:
+    error = {"code": code, "message": message, "retryable": False, "suggestions": list(suggestions)}
+    pen.say("error", error, urgent=False)
+    pen.end(End(status, code, budget.usage(), error))

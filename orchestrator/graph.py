@@ -1,0 +1,53 @@
+"""The graph: START → THINK → {ACT | DELEGATE | RESPOND}; ACT and DELEGATE → THINK; RESPOND → END.
+
+ACT and DELEGATE run side by side when the model asks for both. Graphs are compiled once per process; what differs
+from run to run comes with the runtime's context.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import Runtime
+
+from orchestrator.context import RunContext
+from orchestrator.state import GraphState, Route
+from orchestrator.states.act import act
+from orchestrator.states.delegate import delegate
+from orchestrator.states.respond import respond
+
+
+class Think(Protocol):
+    """The state that decides what comes next."""
+
+    async def __call__(self, state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]: ...
+
+
+Graph: TypeAlias = "CompiledStateGraph[GraphState, RunContext, GraphState, GraphState]"
+
+
+def build_graph(think: Think) -> Graph:
+    """The graph around one way of thinking."""
+    graph = StateGraph(GraphState, context_schema=RunContext)
+    graph.add_node("THINK", think)
+    graph.add_node("ACT", act)
+    graph.add_node("DELEGATE", delegate)
+    graph.add_node("RESPOND", respond)
+    graph.add_edge(START, "THINK")
+    graph.add_conditional_edges("THINK", after_think, ["ACT", "DELEGATE", "RESPOND"])
+    graph.add_edge("ACT", "THINK")
+    graph.add_edge("DELEGATE", "THINK")
+    graph.add_edge("RESPOND", END)
+    return graph.compile()
+
+
+def after_think(state: GraphState) -> list[Route]:
+    """What the model's answer leads to."""
+    routes: list[Route] = []
+    if state["calls"]:
+        routes.append("ACT")
+    if state["delegations"]:
+        routes.append("DELEGATE")
+    return routes or ["RESPOND"]

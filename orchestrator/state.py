@@ -1,0 +1,71 @@
+"""The graph's state: counters, names and what is to be done next. It is checkpointed at each step, so it is small:
+messages are records in Postgres, written once, and never part of it.
+"""
+
+from __future__ import annotations
+
+from operator import add
+from typing import Annotated, Any, Literal, TypedDict
+
+
+class Call(TypedDict):
+    """One tool call of the model. `position` is where its result goes in the transcript.
+
+    `problem` is set where the arguments were no JSON object: then they are the model's raw text.
+    """
+
+    id: str
+    name: str
+    arguments: dict[str, Any] | str
+    position: int
+
+
+class Answer(TypedDict):
+    """What RESPOND is to say. `message_id` names the message whose chunks were streamed, if any were."""
+
+    message_id: str
+    text: str
+    finish_reason: str
+
+
+class Failure(TypedDict):
+    """Why a run can't go on; shown to the caller as it stands."""
+
+    code: str
+    message: str
+    retryable: bool
+    suggestions: list[str]
+
+
+Route = Literal["ACT", "DELEGATE", "RESPOND"]
+
+
+class GraphState(TypedDict):
+    """One agent's progress. ACT and DELEGATE may write at the same time, hence the adding counters."""
+
+    round: int
+    position: int
+    recalled: list[str] | None
+    calls: list[Call]
+    delegations: list[Call]
+    answer: Answer | None
+    failure: Failure | None
+    input_tokens: Annotated[int, add]
+    output_tokens: Annotated[int, add]
+    tool_calls: Annotated[int, add]
+
+
+def first_state(position: int) -> GraphState:
+    """The state before the first step, with `position` messages of this turn in the transcript already."""
+    return GraphState(
+        round=0,
+        position=position,
+        recalled=None,
+        calls=[],
+        delegations=[],
+        answer=None,
+        failure=None,
+        input_tokens=0,
+        output_tokens=0,
+        tool_calls=0,
+    )

@@ -1,0 +1,39 @@
+"""RESPOND: the last word of an agent.
+
+For the run's own agent it ends the run: final message, usage, status and `done` in one transaction. A sub-agent's
+answer goes back to whoever asked.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langgraph.runtime import Runtime
+
+from kernel.runlog import End
+from orchestrator.context import RunContext
+from orchestrator.state import GraphState
+
+
+async def respond(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]:
+    """Says the answer, or why there is none."""
+    context = runtime.context
+    started = time.perf_counter()
+    step_id = context.enter(state, "RESPOND")
+    failure, answer = state["failure"], state["answer"]
+    if failure is not None:
+        context.log.say("error", context.named(dict(failure)), urgent=False)
+    elif answer is not None:
+        context.transcript.add_assistant(state["position"], AIMessage(answer["text"]), answer["message_id"])
+        message = {"message_id": answer["message_id"], "role": "assistant", "content": answer["text"]}
+        context.log.say("message", context.named(message), urgent=False)
+    context.leave(step_id, "RESPOND", time.perf_counter() - started)
+    if not context.path:
+        usage = context.budget.usage()
+        if failure is not None:
+            context.log.end(End("failed", failure["code"], usage, dict(failure)))
+        else:
+            context.log.end(End("succeeded", answer["finish_reason"] if answer else "stop", usage, None))
+    return {}

@@ -1,0 +1,151 @@
+"""THINK: recalls, assembles what the model is told, and streams its answer.
+
+Text goes to followers as it comes. If the model then asks for tools, the text was its reasoning: the chunks are
+taken back and it is said again as `tool_thinking`. A model that fails ends the run through RESPOND, with an
+error that says what to do.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import structlog
+from langchain_core.messages import AIMessage
+from langgraph.runtime import Runtime
+
+from kernel.ids import new_id
+from memory.errors import MemoryUnavailable
+from orchestrator.context import RunContext
+from orchestrator.errors import ModelError
+from orchestrator.models.turn import ReasoningDelta, TextDelta, Turn
+from orchestrator.prompt import DELEGATE, delegate_schema, model_input, system_prompt
+from orchestrator.state import Answer, Call, GraphState
+
+log = structlog.get_logger(__name__)
+
+
+async def think(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]:
+    """One model call."""
+    context = runtime.context
+    started = time.perf_counter()
+    step_id = context.enter(state, "THINK")
+    recalled = state["recalled"]
+    if recalled is None:
+        recalled = await _recall(context, state)
+    reached = context.budget.exhausted(state["round"])
+    if reached is not None:
+        changed = _limited(context, state, reached)
+    else:
+        changed = await _ask(context, state, recalled)
+    context.leave(step_id, "THINK", time.perf_counter() - started)
+    return {"recalled": recalled, "round": state["round"] + 1, **changed}
+
+
+async def _recall(context: RunContext, state: GraphState) -> list[str]:
+    if not context.actor.memory.recall:
+        return []
+    asked = " ".join(m.text for m in context.transcript.upto(state["position"]) if m.type == "human")
+    try:
+        items = await context.memory.recall(context.scope(), asked, limit=context.actor.memory.limit)
+    except MemoryUnavailable as error:
+        # An answer without memory is worth more than none.
+        log.warning("recall_failed", run_id=context.run.id, error=error.message)
+        return []
+    if items:
+        shown = [{"id": item.id, "kind": item.kind, "text": item.text, "score": round(item.score, 3)} for item in items]
+        context.log.say("memory_recalled", context.named({"items": shown}), urgent=False)
+    return [item.text for item in items]
+
+
+async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> dict[str, Any]:
+    message_id = new_id("msg")
+    try:
+        turn = await _stream(context, state, recalled, message_id)
+    except ModelError as error:
+        context.log.discard_open(context.path)
+        return {
+            "calls": [],
+            "delegations": [],
+            "failure": {
+                "code": error.code,
+                "message": error.message,
+                "retryable": error.retryable,
+                "suggestions": list(error.suggestions),
+            },
+        }
+    usage = turn.usage
+    context.budget.spend_tokens(usage.input_tokens, usage.output_tokens)
+    context.log.say(
+        "usage",
+        context.named({"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost": 0.0}),
+        urgent=False,
+    )
+    changed: dict[str, Any] = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    position = state["position"]
+    calls = _calls(turn.message, position + 1)
+    if not calls:
+        answer = Answer(message_id=message_id, text=turn.message.text, finish_reason=turn.finish_reason or "stop")
+        return changed | {"calls": [], "delegations": [], "answer": answer}
+    if turn.message.text:
+        context.log.discard_open(context.path)
+        context.log.say("tool_thinking", context.named({"text": turn.message.text}), urgent=False)
+    context.transcript.add_assistant(position, turn.message)
+    return changed | {
+        "position": position + 1 + len(calls),
+        "calls": [call for call in calls if call["name"] != DELEGATE],
+        "delegations": [call for call in calls if call["name"] == DELEGATE],
+    }
+
+
+async def _stream(context: RunContext, state: GraphState, recalled: list[str], message_id: str) -> Turn:
+    actor = context.actor
+    request = context.run.request
+    system = system_prompt(actor.instructions, request.get("variables") or {}, recalled)
+    tools = context.toolbox.schemas(actor.tools)
+    if actor.sub_agents and context.depth < context.max_depth:
+        tools = [*tools, delegate_schema(actor.sub_agents)]
+    chat = context.models.chat(actor.model.name, temperature=actor.model.temperature, max_tokens=actor.model.max_tokens)
+    messages = model_input(system, context.history, context.transcript.upto(state["position"]))
+    turn: Turn | None = None
+    async for piece in chat.stream_turn(messages, tools=tools):
+        match piece:
+            case TextDelta():
+                context.log.chunk(message_id, piece.text, context.path)
+            case ReasoningDelta():
+                context.log.say("tool_thinking", context.named({"text": piece.text}))
+            case Turn():
+                turn = piece
+    assert turn is not None
+    return turn
+
+
+def _calls(message: AIMessage, position: int) -> list[Call]:
+    """The calls the model asks for, in its order; those with malformed arguments carry the raw text."""
+    asked: list[tuple[str | None, str, dict[str, Any] | str]] = [
+        (call["id"], call["name"], call["args"]) for call in message.tool_calls
+    ]
+    asked += [(call["id"], call["name"] or "", call["args"] or "") for call in message.invalid_tool_calls]
+    return [
+        Call(id=id or f"call_{place}", name=name, arguments=arguments, position=position + place)
+        for place, (id, name, arguments) in enumerate(asked)
+    ]
+
+
+_LIMITS = {
+    "step_limit": ("the limit of {steps} steps", "raise limits.max_steps of the agent or budget.max_steps of the run"),
+    "token_limit": ("the token budget", "raise limits.max_tokens of the agent or budget.max_tokens of the run"),
+}
+
+
+def _limited(context: RunContext, state: GraphState, reached: str) -> dict[str, Any]:
+    """Answers with what is known when a limit is reached, rather than with nothing."""
+    what, remedy = _LIMITS[reached]
+    results = [m.text for m in context.transcript.upto(state["position"]) if m.type == "tool"]
+    known = "\n".join(f"- {text[:500]}" for text in results[-5:]) or "- nothing yet"
+    text = (
+        f"I stopped because I reached {what.format(steps=context.budget.max_steps)} before I was done. "
+        f"What I found so far:\n{known}\nTo go on: {remedy}, then send the request again."
+    )
+    answer = Answer(message_id=new_id("msg"), text=text, finish_reason=reached)
+    return {"calls": [], "delegations": [], "answer": answer}

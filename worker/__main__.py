@@ -1,0 +1,129 @@
+"""The worker process: `python -m worker`.
+
+The composition root: builds everything from the settings and hands it down. SIGTERM and SIGINT drain: nothing new
+is claimed, runs get the grace period to finish, what is left is handed back, and the exit code is 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import AsyncExitStack
+
+import structlog
+import uvloop
+from redis.asyncio import Redis
+
+from kernel.bell import Bell
+from kernel.errors import LonghaulError
+from kernel.fanout import Publisher
+from kernel.journal import Journal
+from kernel.leases import Leases
+from kernel.log import configure_logs
+from kernel.postgres import open_pool
+from kernel.settings import Settings, load_settings
+from memory.embedders import choose_embedder
+from memory.store import PostgresMemory
+from orchestrator.egress.client import EgressClient
+from orchestrator.engine import Engine
+from orchestrator.models.factory import Models
+from orchestrator.tools.http_fetch import HttpFetch
+from orchestrator.tools.memory import Recall, Remember
+from orchestrator.tools.python import PythonTool
+from orchestrator.tools.toolbox import Toolbox
+from worker.chores import Chores
+from worker.doorbell import Doorbell
+from worker.executor import Executor
+from worker.heartbeat import Heartbeat
+
+log = structlog.get_logger(__name__)
+
+
+async def work(settings: Settings) -> None:
+    """Runs until a signal asks it to stop."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    worker_id = f"{socket.gethostname()}:{os.getpid()}"
+    database_url = settings.database_url.get_secret_value()
+    async with AsyncExitStack() as stack:
+        db = await open_pool(database_url, size=settings.database_pool, name="longhaul worker")
+        stack.push_async_callback(db.close)
+        redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_connect_timeout=3)
+        stack.push_async_callback(redis.aclose)
+        bell = Bell(redis)
+        stack.push_async_callback(bell.aclose)
+
+        embedder = choose_embedder(settings)
+        stack.push_async_callback(embedder.aclose)
+        memory = PostgresMemory(db, embedder)
+        egress = EgressClient(allow=settings.egress_allow)
+        stack.push_async_callback(egress.aclose)
+        toolbox = Toolbox([PythonTool(), HttpFetch(egress), Remember(memory), Recall(memory)])
+        stack.push_async_callback(toolbox.aclose)
+        models = Models(settings)
+        stack.push_async_callback(models.aclose)
+        models.warm()
+
+        publisher = Publisher(redis)
+        leases = Leases(db, worker=worker_id, lease_seconds=settings.lease_seconds)
+        # A run that ends may let the next one of its session start: this worker looks for it itself.
+        journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
+        engine = Engine(db, models=models, toolbox=toolbox, memory=memory)
+        executor = Executor(leases=leases, journal=journal, engine=engine, slots=settings.slots, ring=bell.ring)
+        heartbeat = Heartbeat(
+            executor,
+            journal,
+            database_url=database_url,
+            worker=worker_id,
+            host=socket.gethostname(),
+            lease_seconds=settings.lease_seconds,
+            renew_seconds=settings.lease_renew_seconds,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(publisher.run(), name="publisher")
+            tasks.create_task(journal.run(), name="journal")
+            tasks.create_task(executor.run(), name="executor")
+            listening = [
+                tasks.create_task(Doorbell(redis, executor, leases).run(), name="doorbell"),
+                tasks.create_task(Chores(redis, db, executor).run(), name="chores"),
+            ]
+            heartbeat.start()
+            log.info("worker_started", worker=worker_id, slots=settings.slots)
+            await stop.wait()
+            log.info("worker_draining", running=len(executor.running), grace=settings.grace_seconds)
+            for task in listening:
+                task.cancel()
+            await executor.drain(settings.grace_seconds)
+            await heartbeat.stop()
+            await leases.sign_off()
+            journal.close()
+            publisher.close()
+    log.info("worker_stopped", worker=worker_id)
+
+
+def main() -> None:
+    """Entry point. Exit code 2: the environment is wrong; 1: something that must not break has broken."""
+    try:
+        settings = load_settings()
+    except LonghaulError as error:
+        print(error.message, file=sys.stderr)  # noqa: T201  # there is no log before there are settings
+        sys.exit(2)
+    configure_logs(settings)
+    try:
+        uvloop.run(work(settings))
+    except LonghaulError as error:
+        log.error("worker_failed", error=error.message, suggestions=error.suggestions)
+        sys.exit(1)
+    except BaseException:
+        log.exception("worker_failed")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Chores: what arq does in a worker. Its loop is the second bell and the scheduler of small regular jobs.
+
+It never carries a run. Should it die, it is started again, and running runs don't notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from arq import cron, func
+from arq.connections import ArqRedis
+from arq.worker import Worker
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from kernel.bell import QUEUE_KEY, WAKE_JOB, decode_job, encode_job
+from kernel.postgres import UNAVAILABLE, Pool
+from kernel.sql import statements
+from worker.executor import Executor
+
+SQL = statements(__package__, "chores.sql")
+log = structlog.get_logger(__name__)
+
+
+class Chores:
+    """`run()` is its task; it ends when cancelled."""
+
+    def __init__(self, redis: Redis, db: Pool, executor: Executor) -> None:
+        self._redis = redis
+        self._db = db
+        self._executor = executor
+
+    async def run(self) -> None:
+        pause = 0.5
+        while True:
+            worker = self._arq_worker()
+            try:
+                await worker.async_run()
+            except (RedisError, OSError) as error:
+                log.warning("arq_stopped", error=str(error), retry_in=pause, effect="bells and polls go on")
+            finally:
+                await _cancel_jobs(worker)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 10.0)
+
+    def _arq_worker(self) -> Worker:
+        return Worker(
+            functions=[func(self._wake, name=WAKE_JOB, keep_result=0, max_tries=1)],
+            cron_jobs=[cron(self._tidy, name="tidy", second=17, keep_result=0, timeout=60, max_tries=1)],
+            queue_name=QUEUE_KEY,
+            redis_pool=ArqRedis(
+                connection_pool=self._redis.connection_pool,
+                job_serializer=encode_job,
+                job_deserializer=decode_job,
+                default_queue_name=QUEUE_KEY,
+            ),
+            job_serializer=encode_job,
+            job_deserializer=decode_job,
+            handle_signals=False,
+            max_jobs=5,
+            job_timeout=60,
+            poll_delay=1.0,
+            health_check_interval=60,
+            health_check_key="lh:arq:health",
+        )
+
+    async def _wake(self, ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
+        self._executor.woken()
+
+    async def _tidy(self, ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
+        """Removes what nobody will ask for again, a little at a time."""
+        try:
+            await self._db.execute(SQL.forget_idempotency_keys)
+            await self._db.execute(SQL.forget_dead_workers)
+        except UNAVAILABLE as error:
+            log.warning("tidy_failed", error=repr(error), effect="tried again in a minute")
+
+
+async def _cancel_jobs(worker: Worker) -> None:
+    """What `Worker.close` does, without its signal: that would close the pool, which is ours."""
+    for task in worker.tasks.values():
+        task.cancel()
+    await asyncio.gather(*worker.tasks.values(), return_exceptions=True)

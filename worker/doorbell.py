@@ -1,0 +1,74 @@
+"""The doorbell: what wakes the executor, and how cancels reach it.
+
+A bell in Redis wakes within a millisecond or so. Redis may be away: a look in Postgres every second covers every
+bell and every cancel that was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from kernel.bell import BELL_KEY, CANCEL_CHANNEL
+from kernel.leases import Leases
+from kernel.postgres import UNAVAILABLE
+from worker.executor import Executor
+
+log = structlog.get_logger(__name__)
+
+_POLL_EVERY = 1.0
+
+
+class Doorbell:
+    """`run()` is its task; it ends when cancelled. `redis` must not time out blocking reads."""
+
+    def __init__(self, redis: Redis, executor: Executor, leases: Leases) -> None:
+        self._redis = redis
+        self._executor = executor
+        self._leases = leases
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._poll(), name="doorbell-poll")
+            tasks.create_task(self._again_and_again(self._bells), name="doorbell-bells")
+            tasks.create_task(self._again_and_again(self._cancels), name="doorbell-cancels")
+
+    async def _poll(self) -> None:
+        while True:
+            self._executor.woken()
+            if running := list(self._executor.running):
+                try:
+                    for run_id in await self._leases.cancel_requests(running):
+                        self._executor.cancel(run_id)
+                except UNAVAILABLE as error:
+                    log.warning("cancel_poll_failed", error=repr(error))
+            await asyncio.sleep(_POLL_EVERY)
+
+    async def _bells(self) -> None:
+        while True:
+            await self._executor.until_free()
+            rung: Any = await self._redis.blpop([BELL_KEY], timeout=5)  # type: ignore[misc]  # typed for both twins
+            if rung is not None:
+                self._executor.woken()
+
+    async def _cancels(self) -> None:
+        async with self._redis.pubsub() as channel:
+            await channel.subscribe(CANCEL_CHANNEL)
+            async for message in channel.listen():
+                if message["type"] == "message":
+                    self._executor.cancel(message["data"].decode())
+
+    async def _again_and_again(self, listen: Callable[[], Awaitable[None]]) -> None:
+        pause = 0.1
+        while True:
+            try:
+                await listen()
+            except (RedisError, OSError) as error:
+                log.warning("doorbell_lost", error=str(error), effect="polling Postgres")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)

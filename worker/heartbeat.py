@@ -1,0 +1,104 @@
+"""The heartbeat: keeps the leases of running runs, from a thread with an event loop and a connection of its own.
+
+User code that blocks the worker's main loop must not cost it its leases. When Postgres can't be reached for as
+long as a lease lasts, the runs are given up: somebody else may have them by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import asyncpg
+import structlog
+
+from kernel.journal import Journal
+from kernel.leases import Leases
+from worker.executor import Executor
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Started and stopped by the worker's main loop."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        journal: Journal,
+        *,
+        database_url: str,
+        worker: str,
+        host: str,
+        lease_seconds: float,
+        renew_seconds: float,
+    ) -> None:
+        self._executor = executor
+        self._journal = journal
+        self._database_url = database_url
+        self._worker = worker
+        self._host = host
+        self._lease_seconds = lease_seconds
+        self._renew_seconds = renew_seconds
+        self._main: asyncio.AbstractEventLoop | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._beat()), name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._main = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await asyncio.to_thread(self._thread.join)
+
+    # -- in the thread -------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        connection: Any = None
+        renewed = time.monotonic()
+        while not self._stopping.is_set():
+            begun = time.monotonic()
+            owned = self._executor.owned()
+            try:
+                if connection is None or connection.is_closed():
+                    connection = await asyncpg.connect(self._database_url, timeout=3, command_timeout=3)
+                await self._renew(Leases(connection, worker=self._worker, lease_seconds=self._lease_seconds), owned)
+                renewed = begun
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("heartbeat_failed", error=repr(error), runs=len(owned))
+                if connection is not None:
+                    connection.terminate()
+                    connection = None
+                if time.monotonic() - renewed > self._lease_seconds:
+                    for run_id, epoch in owned.items():
+                        self._tell(self._executor.lose, run_id, epoch)
+            await asyncio.to_thread(self._stopping.wait, self._renew_seconds if connection is not None else 0.5)
+        if connection is not None:
+            await connection.close()
+
+    async def _renew(self, leases: Leases, owned: dict[str, int]) -> None:
+        figures = asdict(self._executor.figures) | {"journal": asdict(self._journal.figures)}
+        for name in ("pickup", "first_token"):
+            figures[name] = getattr(self._executor.figures, name).shown()
+        await leases.beat(
+            host=self._host, pid=os.getpid(), slots=self._executor.slots, running=len(owned), figures=figures
+        )
+        if not owned:
+            return
+        kept = await leases.renew(owned)
+        for run_id, epoch in owned.items():
+            if run_id not in kept:
+                # Ended just now, or lost: the executor knows which.
+                self._tell(self._executor.lose, run_id, epoch)
+            elif kept[run_id]:
+                self._tell(self._executor.cancel, run_id)
+
+    def _tell(self, what: Callable[..., None], *arguments: Any) -> None:
+        assert self._main is not None
+        self._main.call_soon_threadsafe(what, *arguments)
