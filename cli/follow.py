@@ -1,0 +1,215 @@
+"""Shows a run in the terminal as it happens: one line an event, the answer as it streams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+from cli.client import Event
+from cli.console import harmless
+from cli.errors import RunFailed
+
+_WIDTH = 400  # characters of a tool's arguments or result that are shown
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is known of a run after its last event. Times are seconds from the start of following."""
+
+    status: str = ""
+    finish_reason: str = ""
+    run_id: str = ""
+    session_id: str = ""
+    answer: str = ""
+    error: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+    first_token: float | None = None
+    total: float = 0.0
+
+    def raise_for_status(self) -> None:
+        """Raises RunFailed unless the run succeeded."""
+        if self.status == "succeeded":
+            return
+        message = str(self.error.get("message") or f"finish reason: {self.finish_reason or 'none'}")
+        code = f" ({self.error['code']})" if self.error.get("code") else ""
+        suggestions = [str(item) for item in self.error.get("suggestions") or ()]
+        raise RunFailed(f"The run {self.status or 'did not end'}{code}: {message}", suggestions=suggestions)
+
+
+class Transcript:
+    """Writes events to a console and keeps the outcome. `as_json` writes each event as one JSON line instead."""
+
+    def __init__(self, console: Console, *, as_json: bool = False) -> None:
+        self.outcome = Outcome()
+        self._console = console
+        self._as_json = as_json
+        self._began = time.monotonic()
+        self._streaming: str | None = None
+        self._shown: set[str] = set()
+
+    async def follow(self, events: AsyncIterator[Event]) -> Outcome:
+        """Shows events to the last one."""
+        try:
+            async for event in events:
+                self.show(event)
+        finally:
+            self._end_line()
+            self.outcome.total = time.monotonic() - self._began
+        return self.outcome
+
+    def show(self, event: Event) -> None:
+        self._keep(event)
+        if self._as_json:
+            line = {"event": event.type, **event.fields}
+            self._console.out(orjson.dumps(line).decode(), highlight=False)
+        elif event.type == "message_chunk":
+            self._chunk(event)
+        else:
+            text = self._line(event)
+            if text is not None:
+                self._end_line()
+                self._console.print(self._head(event, text))
+
+    def _keep(self, event: Event) -> None:
+        outcome, fields = self.outcome, event.fields
+        outcome.seen[event.type] = outcome.seen.get(event.type, 0) + 1
+        outcome.run_id = str(fields.get("run_id", ""))
+        outcome.session_id = str(fields.get("session_id", ""))
+        if event.type == "message_chunk" and outcome.first_token is None:
+            outcome.first_token = time.monotonic() - self._began
+        elif event.type == "message" and not fields.get("path") and fields.get("role") == "assistant":
+            outcome.answer = _plain(fields.get("content"))
+        elif event.type == "error":
+            outcome.error = dict(fields)
+        elif event.type == "done":
+            outcome.status = str(fields.get("status", ""))
+            outcome.finish_reason = str(fields.get("finish_reason", ""))
+            outcome.usage = dict(fields.get("usage") or {})
+
+    def _chunk(self, event: Event) -> None:
+        message = str(event.fields.get("message_id", ""))
+        if self._streaming != message:
+            self._end_line()
+            self._console.print(self._head(event, Text("")), end="")
+            self._streaming = message
+            self._shown.add(message)
+        self._console.print(Text(harmless(str(event.fields.get("text", "")))), end="")
+
+    def _end_line(self) -> None:
+        if self._streaming is not None:
+            self._console.print()
+            self._streaming = None
+
+    def _head(self, event: Event, text: Text) -> Text:
+        seconds = time.monotonic() - self._began
+        # How deep a sub-agent sits: its path has one part for each level.
+        path = str(event.fields.get("path") or "")
+        depth = len([part for part in path.split("/") if part])
+        name, style = _LABELS.get(event.type, (event.type, ""))
+        head = Text(f"{seconds:7.3f}s ", style="dim").append("  " * depth)
+        return head.append(f"{name:<10}", style=style).append(" ").append_text(text)
+
+    def _line(self, event: Event) -> Text | None:
+        """What is worth saying of an event, or None to pass over it."""
+        get = event.fields.get
+        match event.type:
+            case "run_queued":
+                return Text(str(get("run_id", "")), style="dim")
+            case "run_started" | "run_resumed":
+                worker = f" on {get('worker')}" if get("worker") else ""
+                return Text(harmless(f"attempt {get('attempt')}{worker}"), style="dim")
+            case "state_entered":
+                return Text(harmless(str(get("state", ""))), style="bold")
+            case "memory_recalled":
+                items = get("items") or []
+                return Text("\n".join(["", *(f"{'':12}· {_short(_item_text(item))}" for item in items)]).strip("\n"))
+            case "tool_start":
+                return _named(get("name"), get("arguments"))
+            case "tool_result":
+                took = f" in {get('duration_ms')} ms" if get("duration_ms") is not None else ""
+                status = str(get("status", ""))
+                style = "green" if status == "ok" else "red"
+                return Text(f"{status}{took}: ", style=style).append(Text(_short(get("result")), style="default"))
+            case "delegate_start":
+                return _named(get("agent"), get("task") or get("arguments") or get("input"))
+            case "delegate_result":
+                return _named(get("agent"), get("result"))
+            case "tool_thinking":
+                return Text(_short(get("text")), style="italic")
+            case "message":
+                if get("message_id") in self._shown or get("role") != "assistant":
+                    return None
+                return Text(harmless(_plain(get("content"))))
+            case "message_discarded":
+                return Text("the partial answer above is void", style="dim")
+            case "approval_required":
+                return Text(_short(get("prompt")))
+            case "approval_resolved":
+                return Text(harmless(f"{get('decision')} by {get('by')}"))
+            case "run_waiting":
+                return Text(_short(get("reason")))
+            case "usage":
+                return Text(f"{get('input_tokens')} tokens in, {get('output_tokens')} out", style="dim")
+            case "error":
+                return Text(harmless(f"{get('code')}: {get('message')}"))
+            case "done":
+                style = "bold green" if get("status") == "succeeded" else "bold red"
+                return Text(harmless(str(get("status"))), style=style)
+        return Text(_short(dict(event.fields)))
+
+
+_LABELS = {
+    "run_queued": ("queued", "dim"),
+    "run_started": ("started", "dim"),
+    "run_resumed": ("resumed", "yellow"),
+    "run_waiting": ("waiting", "yellow"),
+    "state_entered": ("state", "cyan"),
+    "memory_recalled": ("recalled", "magenta"),
+    "tool_thinking": ("thinking", "dim"),
+    "tool_start": ("tool", "yellow"),
+    "tool_result": ("result", "yellow"),
+    "delegate_start": ("delegate", "blue"),
+    "delegate_result": ("returned", "blue"),
+    "message_chunk": ("answer", "green"),
+    "message": ("answer", "green"),
+    "message_discarded": ("discarded", "yellow"),
+    "approval_required": ("approval", "yellow"),
+    "approval_resolved": ("approval", "yellow"),
+    "usage": ("usage", "dim"),
+    "error": ("error", "bold red"),
+    "done": ("done", "bold"),
+}
+
+
+def _named(name: object, value: object) -> Text:
+    return Text(harmless(str(name)), style="bold").append(Text(f" {_short(value)}", style="not bold"))
+
+
+def _short(value: object) -> str:
+    """A value on one line, cut to a readable length."""
+    text = value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+    text = harmless(" ⏎ ".join(text.strip().splitlines()))
+    return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}… ({len(text)} characters)"
+
+
+def _item_text(item: object) -> object:
+    """The text of a recalled item, which is text or an object that holds it."""
+    if isinstance(item, dict):
+        return item.get("text") or item.get("content") or item
+    return item
+
+
+def _plain(content: object) -> str:
+    """The text of a message, whose content is text or a list of parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return ""
