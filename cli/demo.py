@@ -48,11 +48,6 @@ AGENT = {
 }
 
 _SECONDS = 300.0
-_MUST_HAPPEN = {
-    "memory_recalled": "no memory was recalled",
-    "tool_result": "no tool was called",
-    "delegate_result": "nothing was delegated to the sub-agent",
-}
 
 
 def demo() -> None:
@@ -117,9 +112,13 @@ def _check(outcome: Outcome, *, rehearsal: bool) -> None:
     """The rehearsal model always does its part, so with it a missing part is a fault of ours."""
     from cli.errors import RunFailed
 
-    missing = [words for event, words in _MUST_HAPPEN.items() if not outcome.seen.get(event)]
-    if not outcome.answer.strip():
-        missing.append("there is no answer")
+    happened = {
+        "no memory was recalled": outcome.seen.get("memory_recalled"),
+        "no tool did its work": outcome.tools_ok,
+        "no sub-agent answered": outcome.seen.get("delegate_result"),
+        "there is no answer": outcome.answer.strip(),
+    }
+    missing = [words for words, found in happened.items() if not found]
     if rehearsal and missing:
         raise RunFailed(f"The run succeeded, but {' and '.join(missing)}.")
 

@@ -27,6 +27,7 @@ class Outcome:
     run_id: str = ""
     session_id: str = ""
     answer: str = ""
+    tools_ok: int = 0
     error: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Transcript:
         self._console = console
         self._as_json = as_json
         self._began = time.monotonic()
-        self._streaming: str | None = None
+        self._streaming: tuple[str, str] | None = None  # what the open line holds: event type, and whose
         self._shown: set[str] = set()
 
     async def follow(self, events: AsyncIterator[Event]) -> Outcome:
@@ -69,8 +70,8 @@ class Transcript:
         if self._as_json:
             line = {"event": event.type, **event.fields}
             self._console.out(orjson.dumps(line).decode(), highlight=False)
-        elif event.type == "message_chunk":
-            self._chunk(event)
+        elif event.type in ("message_chunk", "tool_thinking"):
+            self._stream(event)
         else:
             text = self._line(event)
             if text is not None:
@@ -86,6 +87,8 @@ class Transcript:
             outcome.first_token = time.monotonic() - self._began
         elif event.type == "message" and not fields.get("path") and fields.get("role") == "assistant":
             outcome.answer = _plain(fields.get("content"))
+        elif event.type == "tool_result":
+            outcome.tools_ok += fields.get("status") == "ok"
         elif event.type == "error":
             outcome.error = dict(fields)
         elif event.type == "done":
@@ -93,14 +96,17 @@ class Transcript:
             outcome.finish_reason = str(fields.get("finish_reason", ""))
             outcome.usage = dict(fields.get("usage") or {})
 
-    def _chunk(self, event: Event) -> None:
+    def _stream(self, event: Event) -> None:
+        """Text that comes in pieces: those that belong together share a line."""
         message = str(event.fields.get("message_id", ""))
-        if self._streaming != message:
+        source = (event.type, message or str(event.fields.get("path") or ""))
+        if self._streaming != source:
             self._end_line()
             self._console.print(self._head(event, Text("")), end="")
-            self._streaming = message
+            self._streaming = source
             self._shown.add(message)
-        self._console.print(Text(harmless(str(event.fields.get("text", "")))), end="")
+        style = "italic" if event.type == "tool_thinking" else ""
+        self._console.print(Text(harmless(str(event.fields.get("text", ""))), style=style), end="")
 
     def _end_line(self) -> None:
         if self._streaming is not None:
@@ -109,11 +115,11 @@ class Transcript:
 
     def _head(self, event: Event, text: Text) -> Text:
         seconds = time.monotonic() - self._began
-        # How deep a sub-agent sits: its path has one part for each level.
+        # How deep a sub-agent sits: its path has one part for each level. Who delegates to it sits one above.
         path = str(event.fields.get("path") or "")
-        depth = len([part for part in path.split("/") if part])
+        depth = len([part for part in path.split("/") if part]) - event.type.startswith("delegate_")
         name, style = _LABELS.get(event.type, (event.type, ""))
-        head = Text(f"{seconds:7.3f}s ", style="dim").append("  " * depth)
+        head = Text(f"{seconds:7.3f}s ", style="dim").append("  " * max(depth, 0))
         return head.append(f"{name:<10}", style=style).append(" ").append_text(text)
 
     def _line(self, event: Event) -> Text | None:
@@ -141,8 +147,6 @@ class Transcript:
                 return _named(get("agent"), get("task") or get("arguments") or get("input"))
             case "delegate_result":
                 return _named(get("agent"), get("result"))
-            case "tool_thinking":
-                return Text(_short(get("text")), style="italic")
             case "message":
                 if get("message_id") in self._shown or get("role") != "assistant":
                     return None

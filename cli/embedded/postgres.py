@@ -92,7 +92,10 @@ class EmbeddedPostgres:
         await end_leftover(self._data.pid_file(self.name), _STOP_STEPS)
         user = server_user(self._cluster)
         if user is not None:
-            await self._open_ways(programs, user)
+            package = programs.parents[1]
+            for tree in (package, package.with_name(f"{_PACKAGE}.libs")):
+                let_read(tree, user)
+            let_through((self._cluster, programs), user, self._say)
         if not (self._cluster / "PG_VERSION").exists():
             await self._initialise(programs, user)
         self._check_version()
@@ -143,14 +146,6 @@ class EmbeddedPostgres:
             stop_steps=_STOP_STEPS,
             orphan_signal=signal.SIGINT,
         )
-
-    async def _open_ways(self, programs: Path, user: tuple[int, int]) -> None:
-        let_through(self._cluster, user, self._say)
-        let_through(programs / "postgres", user, self._say)
-        probe = Child.spawn(self._spec("postgres-probe", (str(programs / "postgres"), "--version"), user))
-        if await probe.wait() != 0:
-            package = programs.parent
-            let_read((package, package.parent.with_name(f"{_PACKAGE}.libs")), user)
 
     async def _initialise(self, programs: Path, user: tuple[int, int] | None) -> None:
         """Makes the cluster beside its place and moves it there whole: a kill leaves no half of one."""

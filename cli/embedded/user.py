@@ -53,27 +53,27 @@ def _made_user() -> bool:
     return True
 
 
-def let_through(path: Path, user: tuple[int, int], say: Callable[[str], None]) -> None:
-    """Lets `user` pass through every directory above `path`: adds the search bit for others where missing.
+def let_through(paths: Iterable[Path], user: tuple[int, int], say: Callable[[str], None]) -> None:
+    """Lets `user` pass through every directory above `paths`: adds the search bit for others where missing.
 
     Search alone does not let anyone list a directory, nor read what is not open to them in it.
     """
-    for directory in path.resolve().parents:
-        if not _has(directory, user, stat.S_IXUSR):
-            say(f"letting Postgres, which can't run as root, pass through {directory} (chmod o+x)")
-            directory.chmod(stat.S_IMODE(directory.stat().st_mode) | stat.S_IXOTH)
+    above = {directory for path in paths for directory in path.resolve().parents}
+    closed = sorted(directory for directory in above if not _has(directory, user, stat.S_IXUSR))
+    for directory in closed:
+        directory.chmod(stat.S_IMODE(directory.stat().st_mode) | stat.S_IXOTH)
+    if closed:
+        say(f"Postgres can't run as root; let its user through {', '.join(map(str, closed))} (chmod o+x)")
 
 
-def let_read(trees: Iterable[Path], user: tuple[int, int]) -> None:
-    """Lets `user` read and run what was installed under a strict umask."""
-    for tree in trees:
-        for path in (tree, *tree.rglob("*")):
-            if path.is_symlink():
-                continue
+def let_read(tree: Path, user: tuple[int, int]) -> None:
+    """Lets `user` read and run what was installed under a strict umask, which the top directory shows."""
+    if not tree.exists() or _has(tree, user, stat.S_IRUSR):
+        return
+    for path in (tree, *tree.rglob("*")):
+        if not path.is_symlink():
             mode = stat.S_IMODE(path.stat().st_mode)
-            wanted = mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0)
-            if wanted != mode and not _has(path, user, stat.S_IRUSR):
-                path.chmod(wanted)
+            path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
 
 
 def _has(path: Path, user: tuple[int, int], owner_bit: int) -> bool:

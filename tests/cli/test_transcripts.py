@@ -77,8 +77,8 @@ def test_json_output_is_one_object_a_line() -> None:
 def test_events_of_a_sub_agent_are_indented_and_are_not_the_answer() -> None:
     text, transcript = _shown(
         ("state_entered", {"state": "THINK", "path": ""}),
-        ("state_entered", {"state": "THINK", "path": "checker"}),
-        ("message", {"message_id": "m", "role": "assistant", "content": "inner", "path": "checker"}),
+        ("state_entered", {"state": "THINK", "path": "checker:call_1"}),
+        ("message", {"message_id": "m", "role": "assistant", "content": "inner", "path": "checker:call_1"}),
     )
     first, second, _ = text.splitlines()
     assert second.index("state") == first.index("state") + 2
