@@ -74,7 +74,11 @@ class EventStream:
                     return
             frames = feed.after(self._cursor)
             if frames is None:
-                viewer.stale = True
+                # Whatever comes before the feed's ring is in the log by now, or has been pruned from it.
+                before_ring = feed.head - 1
+                if await self._catch_up(viewer, send):
+                    return
+                self._cursor = max(self._cursor, before_ring)
             elif frames:
                 if await self._send(frames, send):
                     return
@@ -87,9 +91,7 @@ class EventStream:
     async def _catch_up(self, viewer: Viewer, send: Send) -> bool:
         """Sends what the log has after the cursor. True if the stream ends there."""
         while not viewer.closed:
-            page = await read_frames(
-                self._db, self._org_id, self._session_id, after=self._cursor, run_id=self._run_id, limit=_PAGE
-            )
+            page = await read_frames(self._db, self._org_id, self._session_id, after=self._cursor, limit=_PAGE)
             if page and await self._send(page, send):
                 return True
             if len(page) < _PAGE:

@@ -1,0 +1,71 @@
+"""`/openapi.json` and `/docs`: the API described, for programs and for people.
+
+The page is one file of our own with nothing from elsewhere; its content policy allows just that file's script
+and style.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from importlib import resources
+from typing import Any, Final
+
+from api.endpoint import Answer, Call, Endpoint, NoQuery
+from api.openapi import build_document
+
+_INLINE: Final = re.compile(rb"<(style|script)>(.*?)</\1>", re.DOTALL)
+
+
+class Docs:
+    """The endpoints that describe all others, and themselves."""
+
+    def __init__(self, others: Sequence[Endpoint[Any, Any]], *, version: str) -> None:
+        self._others = others
+        self._version = version
+
+    def endpoints(self) -> Iterator[Endpoint[Any, Any]]:
+        yield Endpoint(
+            method="GET",
+            path="/openapi.json",
+            handler=self.show_document,
+            tag="health",
+            summary="This description as OpenAPI 3.1",
+            scope=None,
+            media_type="application/json",
+        )
+        yield Endpoint(
+            method="GET",
+            path="/docs",
+            handler=self.show_page,
+            tag="health",
+            summary="This description as a page",
+            scope=None,
+            media_type="text/html",
+        )
+
+    async def show_document(self, call: Call[None, NoQuery]) -> Answer:
+        return Answer(self._document)
+
+    async def show_page(self, call: Call[None, NoQuery]) -> Answer:
+        page, policy = self._page
+        return Answer(page, content_type=b"text/html; charset=utf-8", headers=((b"content-security-policy", policy),))
+
+    @cached_property
+    def _document(self) -> bytes:
+        return build_document([*self._others, *self.endpoints()], version=self._version)
+
+    @cached_property
+    def _page(self) -> tuple[bytes, bytes]:
+        page = resources.files(__package__).joinpath("docs.html").read_bytes()
+        hashes = {
+            kind.decode(): b64encode(hashlib.sha256(text).digest()).decode() for kind, text in _INLINE.findall(page)
+        }
+        policy = (
+            "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+            f"script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'"
+        )
+        return page, policy.encode()

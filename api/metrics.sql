@@ -1,0 +1,45 @@
+-- What Postgres knows of the state of the whole deployment. Each statement gives rows of (labels…, value).
+
+-- Running and waiting runs are always heads of their sessions; queued ones may stand behind a head.
+-- name: runs_unfinished
+SELECT s.status, coalesce(n.runs, 0)
+FROM unnest(ARRAY['queued', 'running', 'waiting']) AS s (status)
+LEFT JOIN (
+    SELECT status, count(*) AS runs FROM runs WHERE head GROUP BY status
+) AS n USING (status)
+WHERE s.status <> 'queued'
+UNION ALL
+SELECT 'queued', count(*) FROM runs WHERE status IN ('queued', 'running') AND status = 'queued';
+
+-- Ids begin with the time of their birth in milliseconds, so the newest are one stretch of the primary key.
+-- name: runs_recent
+SELECT status, count(*) FROM runs
+WHERE id > 'run_' || lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - 3600000), 12, '0')
+GROUP BY status;
+
+-- name: queue_claimable
+SELECT count(*) FROM runs WHERE head AND status = 'queued';
+
+-- name: queue_oldest
+SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8
+FROM runs WHERE head AND status = 'queued';
+
+-- name: workers
+SELECT count(*) FROM workers WHERE seen_at > now() - interval '15 seconds';
+
+-- name: slots
+SELECT coalesce(sum(slots), 0) FROM workers WHERE seen_at > now() - interval '15 seconds';
+
+-- name: slots_busy
+SELECT coalesce(sum(running), 0) FROM workers WHERE seen_at > now() - interval '15 seconds';
+
+-- name: pickup
+SELECT q.quantile::text, q.seconds
+FROM (
+    SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM started_at - created_at))
+           AS seconds
+    FROM runs
+    WHERE id > 'run_' || lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - 300000), 12, '0')
+      AND started_at IS NOT NULL AND turn = 1
+) AS p, unnest(ARRAY[0.5, 0.95, 0.99], p.seconds) AS q (quantile, seconds)
+WHERE q.seconds IS NOT NULL;
