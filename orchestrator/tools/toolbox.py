@@ -1,0 +1,262 @@
+"""The toolbox: all tools of a process, and the only way to call one.
+
+A call never raises, except when the caller itself is cancelled: whatever goes wrong becomes an outcome with words
+that let the model go on. What always holds: a tool runs only if it is allowed and its arguments are valid; one
+attempt takes no longer than the tool's timeout; a tool whose effect is `once` is not started again after the
+outside may have seen it; a result fits its cap and can be stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import orjson
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.tools.errors import ToolFailure, UnknownTool
+from orchestrator.tools.results import as_text, clean, clip
+from orchestrator.tools.schemas import function_schema
+from orchestrator.tools.tool import Tool, ToolContext
+
+log = structlog.get_logger(__name__)
+
+Status = Literal["ok", "error", "denied", "unknown"]
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_BACKOFF_FIRST: Final = 0.25
+_BACKOFF_LONGEST: Final = 8.0
+_PROBLEMS_SHOWN: Final = 10
+_ERROR_BYTES: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutcome:
+    """How a call ended.
+
+    `ok`: done. `error`: not done, and `result` says why. `denied`: this agent may not call the tool.
+    `unknown`: nobody can tell whether it was done, and it must not be done twice.
+    `result` is text for the model, JSON unless the tool returned plain text. `duration_ms` covers all attempts.
+    """
+
+    status: Status
+    result: str
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    status: Status
+    result: str
+    again: bool = False
+
+
+class Toolbox:
+    """Holds tools by name; safe for any number of calls at once.
+
+    Args:
+        tools: names must differ.
+        sleep: waits between two attempts; given by tests that watch it.
+
+    Raises:
+        ValueError: two tools of one name, a name that models can't call, arguments that take unknown fields, a
+            cap that holds no result.
+    """
+
+    def __init__(
+        self, tools: Iterable[Tool[Any]], *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    ) -> None:
+        self._tools: dict[str, Tool[Any]] = {}
+        self._sleep = sleep
+        for tool in tools:
+            if not _NAME.fullmatch(tool.name):
+                raise ValueError(f"tool name {tool.name!r}: 1 to 64 of letters, digits, _ and -")
+            if tool.name in self._tools:
+                raise ValueError(f"two tools are named {tool.name!r}")
+            if tool.arguments.model_config.get("extra") != "forbid":
+                raise ValueError(f"tool {tool.name!r}: its arguments must forbid unknown fields")
+            if tool.max_result_bytes < 256:
+                raise ValueError(f"tool {tool.name!r}: max_result_bytes must be at least 256")
+            self._tools[tool.name] = tool
+        # Made once: generating a schema takes longer than everything else that precedes a model call.
+        self._schemas: Mapping[str, dict[str, Any]] = {
+            name: function_schema(tool) for name, tool in self._tools.items()
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All tools there are, in the order they were given."""
+        return tuple(self._tools)
+
+    def tool(self, name: str) -> Tool[Any]:
+        """The tool itself, for its effect class and limits.
+
+        Raises:
+            UnknownTool: there is none of this name.
+        """
+        if name not in self._tools:
+            raise self._unknown([name])
+        return self._tools[name]
+
+    def schemas(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The named tools in OpenAI function-tool format. The dicts are shared: do not change them.
+
+        Raises:
+            UnknownTool: lists every name that is not there.
+        """
+        missing = [name for name in names if name not in self._schemas]
+        if missing:
+            raise self._unknown(missing)
+        return [self._schemas[name] for name in names]
+
+    async def call(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | str,
+        context: ToolContext,
+        *,
+        allowed: Collection[str],
+    ) -> ToolOutcome:
+        """Runs one tool. `arguments` may be the raw text that a model wrote."""
+        started = time.perf_counter()
+        ended = await self._call(name, arguments, context, allowed)
+        return ToolOutcome(ended.status, ended.result, round((time.perf_counter() - started) * 1000))
+
+    async def aclose(self) -> None:
+        """Closes every tool; one that fails to close is logged and keeps no other from closing."""
+        for tool in self._tools.values():
+            try:
+                await tool.aclose()
+            except Exception:
+                log.exception("tool_close_failed", tool=tool.name)
+
+    async def _call(
+        self, name: str, raw: Mapping[str, Any] | str, context: ToolContext, allowed: Collection[str]
+    ) -> _Attempt:
+        tool = self._tools.get(name)
+        if tool is None or name not in allowed:
+            usable = ", ".join(known for known in self._tools if known in allowed) or "none"
+            shown = clean(name[:64])
+            if tool is None:
+                return _Attempt("error", f"There is no tool named {shown!r}. The tools there are: {usable}.")
+            return _Attempt("denied", f"The tool {shown!r} is not allowed here. Allowed: {usable}.")
+        try:
+            arguments = _validated(tool, raw)
+        except _WrongCall as wrong:
+            return _Attempt("error", clip(clean(str(wrong)), _ERROR_BYTES))
+
+        for attempt in range(tool.retries + 1):
+            ended = await self._attempt(tool, arguments, context)
+            if not ended.again:
+                return ended
+            if attempt < tool.retries:
+                await self._sleep(_backoff(attempt))
+        if tool.retries:
+            return _Attempt(ended.status, f"{ended.result}\n(tried {tool.retries + 1} times)")
+        return ended
+
+    async def _attempt(self, tool: Tool[Any], arguments: BaseModel, context: ToolContext) -> _Attempt:
+        clock = asyncio.timeout(tool.timeout)
+        once = tool.effect == "once"
+        try:
+            async with clock:
+                value = await tool.run(arguments, context)
+            return _Attempt("ok", clip(as_text(value), tool.max_result_bytes))
+        except ToolFailure as failure:
+            return _failed(failure, once=once)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Something inside the tool was cancelled, not this call: a bug like any other.
+            log.exception("tool_broke", **_names(tool, context))
+        except TimeoutError:
+            if clock.expired():
+                text = f"The tool {tool.name!r} did not answer within {tool.timeout:g} s."
+                return _Attempt("unknown", f"{text} {_MAYBE_DONE}") if once else _Attempt("error", text, True)
+            log.exception("tool_broke", **_names(tool, context))
+        except (Exception, SystemExit):  # a tool that calls sys.exit() must not take the worker with it
+            log.exception("tool_broke", **_names(tool, context))
+        text = f"The tool {tool.name!r} broke because of a fault of its own."
+        if once:
+            return _Attempt("unknown", f"{text} {_MAYBE_DONE}")
+        return _Attempt("error", f"{text} Go on without it, or try other arguments.")
+
+    def _unknown(self, names: Sequence[str]) -> UnknownTool:
+        return UnknownTool(
+            f"no such tools: {', '.join(names)}",
+            suggestions=[f"use one of: {', '.join(self._tools) or 'none'}"],
+        )
+
+
+_MAYBE_DONE: Final = "It may or may not have been done. Do not call it again for the same purpose; find out first."
+
+
+class _WrongCall(Exception):
+    """The model called a tool wrongly. The text tells it how to correct itself."""
+
+
+def _validated(tool: Tool[Any], raw: Mapping[str, Any] | str) -> BaseModel:
+    """The arguments as the tool wants them. A model that has nothing to say writes an empty text."""
+    given: object = raw
+    if isinstance(raw, str):
+        try:
+            given = orjson.loads(raw) if raw.strip() else {}
+        except ValueError as error:
+            raise _WrongCall(
+                f"The arguments of {tool.name!r} are not valid JSON ({error}). "
+                f"Call it again with one JSON object: {_expected(tool)}."
+            ) from None
+    if not isinstance(given, Mapping):
+        raise _WrongCall(f"The arguments of {tool.name!r} must be one JSON object: {_expected(tool)}.") from None
+    try:
+        arguments: BaseModel = tool.arguments.model_validate(given)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        lines = [
+            f"- {'.'.join(str(part)[:64] for part in problem['loc']) or 'arguments'}: {problem['msg']}"
+            for problem in problems[:_PROBLEMS_SHOWN]
+        ]
+        if len(problems) > _PROBLEMS_SHOWN:
+            lines.append(f"- and {len(problems) - _PROBLEMS_SHOWN} more")
+        raise _WrongCall(
+            f"The arguments of {tool.name!r} are not valid:\n" + "\n".join(lines) + "\n"
+            f"Expected: {_expected(tool)}. Correct them and call again."
+        ) from None
+    return arguments
+
+
+def _expected(tool: Tool[Any]) -> str:
+    fields = tool.arguments.model_fields
+    if not fields:
+        return "{} (no fields)"
+    return ", ".join(
+        f"{field.alias or name} ({'required' if field.is_required() else 'optional'})" for name, field in fields.items()
+    )
+
+
+def _failed(failure: ToolFailure, *, once: bool) -> _Attempt:
+    text = clip(clean(failure.message), _ERROR_BYTES)
+    if not failure.retryable:
+        return _Attempt("error", text)
+    if once and failure.reached:
+        return _Attempt("unknown", f"{text}\n{_MAYBE_DONE}")
+    return _Attempt("error", text, again=True)
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds before the next attempt: a random part of a doubling ceiling, so that calls that failed together
+    do not come back together ("full jitter")."""
+    ceiling = min(_BACKOFF_LONGEST, _BACKOFF_FIRST * 2**attempt)
+    return random.uniform(0, ceiling)  # noqa: S311  # not a secret
+
+
+def _names(tool: Tool[Any], context: ToolContext) -> dict[str, str]:
+    """What a log line may say about a call. Never its arguments."""
+    return {"tool": tool.name, "org_id": context.org_id, "run_id": context.run_id, "call_id": context.call_id}
