@@ -117,6 +117,12 @@ class Order:
     item: str
     grams: int = 5
 
+class Lamp:
+    def __enter__(self):
+        return 'lit'
+    def __exit__(self, *error):
+        pass
+
 class Counter:
     def __init__(self):
         self.seen = {}
@@ -143,6 +149,8 @@ except (KeyError, ValueError) as error:
     caught = f'{error!r:>20}'
 finally:
     total = outer(1)(2)
+with Lamp() as lamp:
+    assert lamp == 'lit'
 (found, caught.strip(), total, Counter().add(name='a').add(name='a').seen, await later(3),
  {k: v for k, v in zip('ab', '12')})
 """
@@ -153,10 +161,17 @@ async def test_every_module_the_description_names_can_be_imported(toolbox: Toolb
     assert await value(toolbox, "\n".join(f"import {name}" for name in MODULES) + "\n1") == "1"
 
 
+async def test_generator_expressions_are_evaluated_at_once_as_the_description_says(toolbox: Toolbox) -> None:
+    outcome = await run(toolbox, "lazy = (print(x) for x in range(2))\nprint('after')")
+    assert json.loads(outcome.result)["stdout"] == "0\n1\nafter\n"
+
+
 @pytest.mark.parametrize(
     "code",
     [
         "class A(Exception): pass",
+        "class A:\n    @classmethod\n    def x(cls): return 1",
+        "class A:\n    @staticmethod\n    def x(): return 1",
         "class A:\n    @property\n    def x(self): return 1",
         "def f():\n    yield 1",
         "x = [1]\ndel x[0]",
