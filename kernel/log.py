@@ -48,7 +48,13 @@ def configure_logs(settings: Settings) -> None:
     if settings.log_format == "json":
         rendered = [structlog.processors.format_exc_info, _render_json]
     else:
-        rendered = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), _scrub_line]
+        rendered = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                exception_formatter=structlog.dev.plain_traceback,  # the rich one prints local variables
+            ),
+            _scrub_line,
+        ]
     structlog.configure(
         processors=[*shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
