@@ -21,7 +21,7 @@ from api.auth import Authenticator
 from api.docs import Docs
 from api.endpoint import Edge
 from api.events import Events
-from api.health import Health, release
+from api.health import RELEASE, Health
 from api.metrics import Metrics, RequestMetrics
 from api.router import build_router
 from api.runs import Runs
@@ -108,7 +108,7 @@ class App:
             *Health(db, redis).endpoints(),
             *Metrics(db, self._registry, streams=lambda: hub.viewers).endpoints(),
         ]
-        endpoints.extend(Docs(tuple(endpoints), version=release()).endpoints())
+        endpoints.extend(Docs(tuple(endpoints), version=RELEASE).endpoints())
         edge = Edge(db, Authenticator(db, settings), settings.max_body_bytes)
         self._router = build_router(edge, endpoints)
         hub_task = asyncio.create_task(_keep_running("hub", hub.run), name="hub")

@@ -10,7 +10,6 @@ import hashlib
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from importlib import resources
 from typing import Any, Final
 
@@ -18,14 +17,25 @@ from api.endpoint import Answer, Call, Endpoint, NoQuery
 from api.openapi import build_document
 
 _INLINE: Final = re.compile(rb"<(style|script)>(.*?)</\1>", re.DOTALL)
+_PAGE: Final = resources.files(__package__).joinpath("docs.html").read_bytes()
+
+
+def _policy(page: bytes) -> bytes:
+    hashes = {kind.decode(): b64encode(hashlib.sha256(text).digest()).decode() for kind, text in _INLINE.findall(page)}
+    return (
+        "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        f"script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'"
+    ).encode()
+
+
+_POLICY: Final = _policy(_PAGE)
 
 
 class Docs:
     """The endpoints that describe all others, and themselves."""
 
     def __init__(self, others: Sequence[Endpoint[Any, Any]], *, version: str) -> None:
-        self._others = others
-        self._version = version
+        self._document = build_document([*others, *self.endpoints()], version=version)
 
     def endpoints(self) -> Iterator[Endpoint[Any, Any]]:
         yield Endpoint(
@@ -51,21 +61,5 @@ class Docs:
         return Answer(self._document)
 
     async def show_page(self, call: Call[None, NoQuery]) -> Answer:
-        page, policy = self._page
-        return Answer(page, content_type=b"text/html; charset=utf-8", headers=((b"content-security-policy", policy),))
-
-    @cached_property
-    def _document(self) -> bytes:
-        return build_document([*self._others, *self.endpoints()], version=self._version)
-
-    @cached_property
-    def _page(self) -> tuple[bytes, bytes]:
-        page = resources.files(__package__).joinpath("docs.html").read_bytes()
-        hashes = {
-            kind.decode(): b64encode(hashlib.sha256(text).digest()).decode() for kind, text in _INLINE.findall(page)
-        }
-        policy = (
-            "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-            f"script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'"
-        )
-        return page, policy.encode()
+        headers = ((b"content-security-policy", _POLICY),)
+        return Answer(_PAGE, content_type=b"text/html; charset=utf-8", headers=headers)

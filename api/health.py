@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import asyncpg
 import structlog
@@ -23,7 +23,19 @@ log = structlog.get_logger(__name__)
 
 SQL = statements(__package__, "health.sql")
 
-_PATIENCE = 3.0
+_PATIENCE: Final = 3.0
+
+
+def _release() -> str:
+    try:
+        return version("longhaul")
+    except PackageNotFoundError:
+        return "0"
+
+
+# Read from files, so at import: nothing reads files once the process serves.
+RELEASE: Final = _release()
+_MIGRATIONS: Final = known_migrations()
 
 
 class WorkflowView(View):
@@ -54,15 +66,7 @@ class ReadyView(View):
 
     status: Literal["ready", "unavailable"]
     checks: dict[str, str]
-    workers: int | None
-
-
-def release() -> str:
-    """The version of this release."""
-    try:
-        return version("longhaul")
-    except PackageNotFoundError:
-        return "0"
+    workers: int
 
 
 class Health:
@@ -71,7 +75,6 @@ class Health:
     def __init__(self, db: Pool, redis: Redis) -> None:
         self._db = db
         self._redis = redis
-        self._migrations = known_migrations()
 
     def endpoints(self) -> Iterator[Endpoint[Any, Any]]:
         yield Endpoint(
@@ -109,7 +112,7 @@ class Health:
         return Answer(
             {
                 "name": "longhaul",
-                "version": release(),
+                "version": RELEASE,
                 "workflows": workflows,
                 "docs": "/docs",
                 "openapi": "/openapi.json",
@@ -126,21 +129,21 @@ class Health:
         body = {"status": "ready" if ready else "unavailable", "checks": checks, "workers": workers}
         return Answer(body, 200 if ready else 503, () if ready else ((b"retry-after", b"1"),))
 
-    async def _check_postgres(self) -> tuple[str, str, int | None]:
+    async def _check_postgres(self) -> tuple[str, str, int]:
         try:
             async with asyncio.timeout(_PATIENCE), self._db.acquire() as connection:
                 applied = {row["name"]: row["checksum"] for row in await connection.fetch(SQL.applied)}
-                missing = pending(self._migrations, applied)
+                missing = pending(_MIGRATIONS, applied)
                 if missing:
-                    return "ok", f"not applied: {', '.join(migration.name for migration in missing)}", None
+                    return "ok", f"not applied: {', '.join(migration.name for migration in missing)}", 0
                 return "ok", "ok", int(await connection.fetchval(SQL.workers))
         except MigrationFailed as error:
-            return "ok", str(error), None
+            return "ok", str(error), 0
         except asyncpg.UndefinedTableError:
-            return "ok", "no schema: run the migrations", None
+            return "ok", "no schema: run the migrations", 0
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
             log.warning("postgres_not_ready", error=f"{type(error).__name__}: {error}")
-            return "unreachable", "unknown", None
+            return "unreachable", "unknown", 0
 
     async def _check_redis(self) -> str:
         try:

@@ -1,62 +1,18 @@
-"""Prometheus metrics: this process's requests and streams, and what Postgres knows of the whole deployment.
-
-Figures of the deployment are one row each in `FIGURES`: a name, a help text, label names and a named statement.
-They are read when someone asks and kept for two seconds, so scraping costs the database next to nothing. With
-Postgres away the process's own metrics are still served.
-"""
+"""`/metrics` for Prometheus: this process's requests and streams, and the figures of the whole deployment."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import asyncpg
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from api.endpoint import Answer, Call, Endpoint, NoQuery
-from kernel.postgres import UNAVAILABLE, Pool
-from kernel.sql import statements
+from api.figures import DeploymentFigures
+from kernel.postgres import Pool
 
-log = structlog.get_logger(__name__)
-
-SQL = statements(__package__, "metrics.sql")
-
-_KEPT_SECONDS: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A gauge whose samples are the rows of a statement: its labels, then its value."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...]
-    sql: str
-
-
-FIGURES: Final = (
-    Figure("longhaul_runs_unfinished", "Runs by status, now.", ("status",), SQL.runs_unfinished),
-    Figure("longhaul_runs_recent", "Runs made within the last hour, by status.", ("status",), SQL.runs_recent),
-    Figure("longhaul_queue_depth", "Queued runs that could start now.", (), SQL.queue_claimable),
-    Figure("longhaul_queue_oldest_seconds", "Age of the oldest of them.", (), SQL.queue_oldest),
-    Figure("longhaul_workers", "Workers seen within 15 seconds.", (), SQL.workers),
-    Figure("longhaul_slots", "Slots of these workers.", (), SQL.slots),
-    Figure("longhaul_slots_busy", "Slots that hold a run.", (), SQL.slots_busy),
-    Figure(
-        "longhaul_pickup_recent_seconds",
-        "From submission to start, of first turns of the last five minutes.",
-        ("quantile",),
-        SQL.pickup,
-    ),
-)
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"})
 
 
 class RequestMetrics:
@@ -89,41 +45,6 @@ class RequestMetrics:
             if timer is None:
                 timer = self._timers[method, route] = self._seconds.labels(method, route)
             timer.observe(seconds)
-
-
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"})
-
-
-class DeploymentFigures(Collector):
-    """The samples of `FIGURES`, as they were last read."""
-
-    def __init__(self, db: Pool) -> None:
-        self._db = db
-        self._lock = asyncio.Lock()
-        self._read_at = float("-inf")
-        self._samples: list[tuple[Figure, list[tuple[Any, ...]]]] = []
-
-    async def refresh(self) -> None:
-        """Reads them anew unless they are fresh; without Postgres there are none."""
-        async with self._lock:
-            if time.monotonic() - self._read_at < _KEPT_SECONDS:
-                return
-            try:
-                async with asyncio.timeout(5), self._db.acquire() as connection:
-                    self._samples = [
-                        (figure, [tuple(row) for row in await connection.fetch(figure.sql)]) for figure in FIGURES
-                    ]
-            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-                self._samples = []
-                log.warning("figures_not_read", error=str(error))
-            self._read_at = time.monotonic()
-
-    def collect(self) -> Iterable[Metric]:
-        for figure, rows in self._samples:
-            family = GaugeMetricFamily(figure.name, figure.help, labels=figure.labels)
-            for *labels, value in rows:
-                family.add_metric([str(label) for label in labels], float(value))
-            yield family
 
 
 class Metrics:

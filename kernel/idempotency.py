@@ -62,11 +62,6 @@ async def answer_once(
         return answer, False
 
 
-async def forget_answers(db: Pool | Connection, *, older_than: float = 86_400.0) -> None:
-    """Deletes the answers that are older than so many seconds."""
-    await db.execute(SQL.forget, older_than)
-
-
 async def _stored(connection: Connection, request: KeyedRequest) -> StoredAnswer:
     row = await connection.fetchrow(SQL.get, request.org_id, request.key)
     if row is None:

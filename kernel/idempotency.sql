@@ -15,6 +15,3 @@ SELECT route, request_hash, status, body FROM idempotency_keys WHERE org_id = $1
 
 -- name: keep
 UPDATE idempotency_keys SET status = $3, body = $4 WHERE org_id = $1 AND key = $2;
-
--- name: forget
-DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1);

@@ -1,4 +1,4 @@
--- What Postgres knows of the state of the whole deployment. Each statement gives rows of (labels…, value).
+-- What Postgres knows of the state of the whole deployment. Each statement but the last gives rows of (labels…, value).
 
 -- Running and waiting runs are always heads of their sessions; queued ones may stand behind a head.
 -- name: runs_unfinished
@@ -33,13 +33,5 @@ SELECT coalesce(sum(slots), 0) FROM workers WHERE seen_at > now() - interval '15
 -- name: slots_busy
 SELECT coalesce(sum(running), 0) FROM workers WHERE seen_at > now() - interval '15 seconds';
 
--- name: pickup
-SELECT q.quantile::text, q.seconds
-FROM (
-    SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM started_at - created_at))
-           AS seconds
-    FROM runs
-    WHERE id > 'run_' || lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - 300000), 12, '0')
-      AND started_at IS NOT NULL AND turn = 1
-) AS p, unnest(ARRAY[0.5, 0.95, 0.99], p.seconds) AS q (quantile, seconds)
-WHERE q.seconds IS NOT NULL;
+-- name: worker_figures
+SELECT host || ':' || pid AS worker, figures FROM workers WHERE seen_at > now() - interval '15 seconds';
