@@ -89,6 +89,11 @@ class Feed:
         """The last seq in the ring, 0 when it is empty."""
         return self._ring[-1].last if self._ring else 0
 
+    @property
+    def head(self) -> int:
+        """The first seq in the ring, 0 when it is empty."""
+        return self._ring[0].first if self._ring else 0
+
     def add(self, frames: Frames) -> None:
         """Takes in what arrived; a hole empties the ring, so that it stays contiguous."""
         if self._ring and frames.first != self.tail + 1:
@@ -212,7 +217,7 @@ class Hub:
     async def _receive(self) -> None:
         connection: AbstractConnection = self._redis_pool.make_connection()  # type: ignore[no-untyped-call]
         try:
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
             self._connection = connection
             channels = list(self._feeds)
             for start in range(0, len(channels), 500):

@@ -9,10 +9,10 @@ SELECT * FROM journal_commit(
     $21, $22, $23, $24, $25, $26, $27, $28, $29, $30);
 
 -- name: read
--- The log of session $2 after seq $3: at most $5 events, only those of run $4 where it is given.
+-- The log of session $2 after seq $3: at most $4 events.
 SELECT seq, type, run_id, at, data FROM events
-WHERE org_id = $1 AND session_id = $2 AND seq > $3 AND ($4::text IS NULL OR run_id = $4)
-ORDER BY seq LIMIT $5;
+WHERE org_id = $1 AND session_id = $2 AND seq > $3
+ORDER BY seq LIMIT $4;
 
 -- name: last_seq
 SELECT last_seq FROM sessions WHERE org_id = $1 AND id = $2;

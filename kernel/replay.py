@@ -8,11 +8,9 @@ from kernel.journal import SQL
 from kernel.postgres import Pool
 
 
-async def read_frames(
-    db: Pool, org_id: str, session_id: str, *, after: int, run_id: str | None = None, limit: int = 200
-) -> list[Frames]:
-    """Up to `limit` events after seq `after`, one entry each; with `run_id` only those of that run."""
-    rows = await db.fetch(SQL.read, org_id, session_id, after, run_id, limit)
+async def read_frames(db: Pool, org_id: str, session_id: str, *, after: int, limit: int = 200) -> list[Frames]:
+    """Up to `limit` events after seq `after`, one entry each."""
+    rows = await db.fetch(SQL.read, org_id, session_id, after, limit)
     return [
         Frames(
             row["seq"],

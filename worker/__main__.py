@@ -27,7 +27,7 @@ from kernel.postgres import open_pool
 from kernel.settings import Settings, load_settings
 from memory.embedders import choose_embedder
 from memory.store import PostgresMemory
-from orchestrator.egress.client import EgressClient
+from orchestrator.egress import EgressClient
 from orchestrator.engine import Engine
 from orchestrator.models.factory import Models
 from orchestrator.tools.http_fetch import HttpFetch

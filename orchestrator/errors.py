@@ -1,0 +1,100 @@
+"""The error tree of the orchestrator, named for who must act.
+
+`ModelError` and its children: the model endpoint did not give an answer. They say in words that are safe to
+show what happened, whether the same call may succeed later (`retryable`), and what to do about it. They
+never hold a key, a header or more of a response than a short redacted excerpt of the endpoint's own error
+message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from kernel.errors import LonghaulError
+
+
+class ModelError(LonghaulError):
+    """The model endpoint did not answer as it should. `retryable`: the same call may succeed later."""
+
+    code = "model_error"
+    retryable = False
+
+    def __init__(self, message: str, *, retryable: bool | None = None, suggestions: Sequence[str] = ()) -> None:
+        super().__init__(message, suggestions=suggestions)
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class ModelUnreachable(ModelError):
+    """No connection: the name does not resolve, the port refuses, TLS fails, or it hung up before answering."""
+
+    code = "model_unreachable"
+    retryable = True
+
+
+class ModelTimedOut(ModelError):
+    """Too long without a connection (`connect`) or without a byte of the answer (`idle`)."""
+
+    code = "model_timeout"
+    retryable = True
+
+    def __init__(self, message: str, *, phase: Literal["connect", "idle"], suggestions: Sequence[str] = ()) -> None:
+        super().__init__(message, suggestions=suggestions)
+        self.phase = phase
+
+
+class ModelRateLimited(ModelError):
+    """Too many calls for this key. `retry_after`: seconds that the endpoint asks to wait, where it says so."""
+
+    code = "model_rate_limited"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None, suggestions: Sequence[str] = ()) -> None:
+        super().__init__(message, suggestions=suggestions)
+        self.retry_after = retry_after
+
+
+class ModelRefused(ModelError):
+    """The endpoint understood and declined: the key, the address, the model's name or the request must change.
+
+    `status` is the HTTP status, or None where the refusal came inside an answer.
+    """
+
+    code = "model_refused"
+
+    def __init__(self, message: str, *, status: int | None = None, suggestions: Sequence[str] = ()) -> None:
+        super().__init__(message, suggestions=suggestions)
+        self.status = status
+
+
+class ModelOverloaded(ModelError):
+    """The endpoint failed on its side (5xx, "overloaded"). `retry_after` as in `ModelRateLimited`."""
+
+    code = "model_overloaded"
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        suggestions: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, suggestions=suggestions)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class ModelGarbled(ModelError):
+    """What came back is no chat completion: not HTTP, not SSE, not JSON, the wrong shape, or without bounds."""
+
+    code = "model_garbled"
+
+
+class ModelBrokeOff(ModelError):
+    """The connection closed before the answer was complete."""
+
+    code = "model_broke_off"
+    retryable = True
