@@ -16,7 +16,7 @@ from cli.errors import Refused
 from cli.sse import Frame, FrameParser
 
 _TRIES = 8  # in a row, of a stream that was there before
-_FIRST_TRIES = 3
+_FIRST_TRIES = 5  # some three seconds: an API that is just being started again
 _FIRST_PAUSE = 0.2
 # The server sends a comment every 15 s, so a longer silence means that the connection is dead.
 _SILENCE_SECONDS = 60.0

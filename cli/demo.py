@@ -129,8 +129,5 @@ def _report(outcome: Outcome, console: Console) -> None:
     from cli.console import harmless
 
     console.print(Text("answer: ", style="bold green").append(harmless(outcome.answer), style="default"))
-    first = "none" if outcome.first_token is None else f"{outcome.first_token * 1000:.0f} ms"
     tokens = f"{outcome.usage.get('input_tokens', 0)} tokens in, {outcome.usage.get('output_tokens', 0)} out"
-    console.print(
-        Text(f"first token after {first}, all after {outcome.total:.2f} s; {tokens}; {outcome.run_id}", style="dim")
-    )
+    console.print(Text(f"{outcome.timing()}; {tokens}; {outcome.run_id}", style="dim"))

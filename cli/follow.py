@@ -15,6 +15,7 @@ from cli.client import Event
 from cli.console import harmless
 from cli.errors import RunFailed
 
+_MARGIN = 20  # columns before the text of an event
 _WIDTH = 400  # characters of a tool's arguments or result that are shown
 
 
@@ -31,8 +32,22 @@ class Outcome:
     error: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
+    picked_up: float | None = None
     first_token: float | None = None
+    answer_began: float | None = None
     total: float = 0.0
+
+    def timing(self) -> str:
+        """Where the time went, as one line in milliseconds."""
+        parts = {
+            "picked up": self.picked_up,
+            "first token": self.first_token,
+            "answer begun": self.answer_began,
+            "done": self.total,
+        }
+        return ", ".join(
+            f"{name} after {seconds * 1000:.0f} ms" for name, seconds in parts.items() if seconds is not None
+        )
 
     def raise_for_status(self) -> None:
         """Raises RunFailed unless the run succeeded."""
@@ -83,8 +98,13 @@ class Transcript:
         outcome.seen[event.type] = outcome.seen.get(event.type, 0) + 1
         outcome.run_id = str(fields.get("run_id", ""))
         outcome.session_id = str(fields.get("session_id", ""))
-        if event.type == "message_chunk" and outcome.first_token is None:
-            outcome.first_token = time.monotonic() - self._began
+        now = time.monotonic() - self._began
+        if event.type == "run_started" and outcome.picked_up is None:
+            outcome.picked_up = now
+        if event.type in ("message_chunk", "tool_thinking") and outcome.first_token is None:
+            outcome.first_token = now
+        if event.type == "message_chunk" and not fields.get("path") and outcome.answer_began is None:
+            outcome.answer_began = now
         elif event.type == "message" and not fields.get("path") and fields.get("role") == "assistant":
             outcome.answer = _plain(fields.get("content"))
         elif event.type == "tool_result":
@@ -134,8 +154,8 @@ class Transcript:
             case "state_entered":
                 return Text(harmless(str(get("state", ""))), style="bold")
             case "memory_recalled":
-                items = get("items") or []
-                return Text("\n".join(["", *(f"{'':12}· {_short(_item_text(item))}" for item in items)]).strip("\n"))
+                items = [f"· {_short(_item_text(item))}" for item in get("items") or ()]
+                return Text(f"\n{'':{_MARGIN}}".join(items))
             case "tool_start":
                 return _named(get("name"), get("arguments"))
             case "tool_result":

@@ -161,7 +161,11 @@ class EmbeddedPostgres:
             "--no-sync",
         )
         child = Child.spawn(self._spec("initdb", argv, user))
-        if await child.wait() != 0:
+        try:
+            code = await child.wait()
+        finally:
+            await child.kill()  # only where the wait was cancelled is there anything to end
+        if code != 0:
             raise ProcessFailed(f"initdb failed:\n{child.log_tail()}")
         try:
             fresh.rename(self._cluster)
