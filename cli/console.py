@@ -34,6 +34,6 @@ def say(line: str) -> None:
 def complain(error: LonghaulError) -> None:
     """Shows an error and what can be done about it."""
     console = progress()
-    console.print(Text("error: ", style="bold red").append(Text(harmless(error.message), style="not bold default")))
+    console.print(Text().append("error: ", style="bold red").append(harmless(error.message)))
     for suggestion in error.suggestions:
         console.print(Text(f"  · {harmless(suggestion)}"))

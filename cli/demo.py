@@ -101,7 +101,7 @@ async def _ask(client: Client, console: Console, agent_id: str, text: str) -> Ou
 
     from cli.follow import Transcript
 
-    console.print(Text("› ", style="bold").append(text))
+    console.print(Text().append("› ", style="bold").append(text))
     outcome = await Transcript(console).follow(client.run({"input": text, "agent_id": agent_id}))
     console.print()
     outcome.raise_for_status()
@@ -128,6 +128,6 @@ def _report(outcome: Outcome, console: Console) -> None:
 
     from cli.console import harmless
 
-    console.print(Text("answer: ", style="bold green").append(harmless(outcome.answer), style="default"))
+    console.print(Text().append("answer: ", style="bold green").append(harmless(outcome.answer)))
     tokens = f"{outcome.usage.get('input_tokens', 0)} tokens in, {outcome.usage.get('output_tokens', 0)} out"
     console.print(Text(f"{outcome.timing()}; {tokens}; {outcome.run_id}", style="dim"))

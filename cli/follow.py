@@ -32,7 +32,7 @@ class Outcome:
     error: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
-    picked_up: float | None = None
+    tool_ms: int = 0
     first_token: float | None = None
     answer_began: float | None = None
     total: float = 0.0
@@ -40,14 +40,12 @@ class Outcome:
     def timing(self) -> str:
         """Where the time went, as one line in milliseconds."""
         parts = {
-            "picked up": self.picked_up,
             "first token": self.first_token,
             "answer begun": self.answer_began,
             "done": self.total,
         }
-        return ", ".join(
-            f"{name} after {seconds * 1000:.0f} ms" for name, seconds in parts.items() if seconds is not None
-        )
+        known = [f"{name} after {seconds * 1000:.0f} ms" for name, seconds in parts.items() if seconds is not None]
+        return ", ".join([*known, f"tools took {self.tool_ms} ms"])
 
     def raise_for_status(self) -> None:
         """Raises RunFailed unless the run succeeded."""
@@ -99,8 +97,6 @@ class Transcript:
         outcome.run_id = str(fields.get("run_id", ""))
         outcome.session_id = str(fields.get("session_id", ""))
         now = time.monotonic() - self._began
-        if event.type == "run_started" and outcome.picked_up is None:
-            outcome.picked_up = now
         if event.type in ("message_chunk", "tool_thinking") and outcome.first_token is None:
             outcome.first_token = now
         if event.type == "message_chunk" and not fields.get("path") and outcome.answer_began is None:
@@ -109,6 +105,7 @@ class Transcript:
             outcome.answer = _plain(fields.get("content"))
         elif event.type == "tool_result":
             outcome.tools_ok += fields.get("status") == "ok"
+            outcome.tool_ms += int(fields.get("duration_ms") or 0)
         elif event.type == "error":
             outcome.error = dict(fields)
         elif event.type == "done":
@@ -139,7 +136,7 @@ class Transcript:
         path = str(event.fields.get("path") or "")
         depth = len([part for part in path.split("/") if part]) - event.type.startswith("delegate_")
         name, style = _LABELS.get(event.type, (event.type, ""))
-        head = Text(f"{seconds:7.3f}s ", style="dim").append("  " * max(depth, 0))
+        head = Text().append(f"{seconds:7.3f}s ", style="dim").append("  " * max(depth, 0))
         return head.append(f"{name:<10}", style=style).append(" ").append_text(text)
 
     def _line(self, event: Event) -> Text | None:
@@ -162,7 +159,7 @@ class Transcript:
                 took = f" in {get('duration_ms')} ms" if get("duration_ms") is not None else ""
                 status = str(get("status", ""))
                 style = "green" if status == "ok" else "red"
-                return Text(f"{status}{took}: ", style=style).append(Text(_short(get("result")), style="default"))
+                return Text().append(f"{status}{took}: ", style=style).append(_short(get("result")))
             case "delegate_start":
                 return _named(get("agent"), get("task") or get("arguments") or get("input"))
             case "delegate_result":
@@ -213,7 +210,7 @@ _LABELS = {
 
 
 def _named(name: object, value: object) -> Text:
-    return Text(harmless(str(name)), style="bold").append(Text(f" {_short(value)}", style="not bold"))
+    return Text().append(harmless(str(name)), style="bold").append(f" {_short(value)}")
 
 
 def _short(value: object) -> str:
