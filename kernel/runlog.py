@@ -102,6 +102,7 @@ class RunLog:
         self._wake = wake
         self._wake_soon = wake_soon
         self._pending = Batch()
+        self._parked: dict[str, Batch] = {}
         self._chunk_id: str | None = None
         self._chunk_path = ""
         self._chunk_text: list[str] = []
@@ -115,11 +116,7 @@ class RunLog:
         if self.ended:
             return
         self._close_chunk()
-        if type == "message" or type == "message_discarded":
-            self._open_messages.pop(fields["message_id"], None)
-        elif type == "usage":
-            self._input_tokens += fields["input_tokens"]
-            self._output_tokens += fields["output_tokens"]
+        self._count(type, fields)
         self._pending.events.append((type, encode_json(fields)))
         (self._wake if urgent else self._wake_soon)(self)
 
@@ -153,18 +150,27 @@ class RunLog:
         for message_id in [id for id, its_path in self._open_messages.items() if its_path == path]:
             self.discard(message_id)
 
+    # What a step concludes is parked by its agent's path until the graph hands over what the step has written:
+    # then all of it commits together. A step that is cut short leaves none of it behind, and is done again.
+
+    def conclude(self, path: str, type: EventType, fields: dict[str, Any]) -> None:
+        """Adds an event that belongs to the end of a step."""
+        self._park(path).events.append((type, encode_json(fields)))
+        self._count(type, fields)
+
     def record_message(self, message: NewMessage) -> None:
-        """Keeps a message record; it is committed with the step that made it."""
-        self._pending.messages.append(message)
+        """Keeps a message record."""
+        self._park(message.path).messages.append(message)
 
     def record_step(self, step: NewStep) -> None:
-        """Keeps a finished step; it is committed with its checkpoint."""
-        self._pending.steps.append(step)
+        """Keeps a finished step."""
+        self._park(step.path).steps.append(step)
 
     def stage_checkpoint(self, row: CheckpointRow) -> None:
         """Adds a checkpoint. Of those that wait together only a thread's newest is written: it holds the rest."""
         if self.ended:
             return
+        self._unpark(self._path_of(row.thread_id))
         key = (row.thread_id, row.checkpoint_ns)
         self._pending.writes = [w for w in self._pending.writes if (w.thread_id, w.checkpoint_ns) != key]
         self._pending.checkpoints[key] = row
@@ -173,6 +179,8 @@ class RunLog:
     def stage_writes(self, rows: Sequence[CheckpointWriteRow]) -> None:
         """Adds the writes of a finished task of the graph."""
         if not self.ended:
+            for path in {self._path_of(row.thread_id) for row in rows}:
+                self._unpark(path)
             self._pending.writes.extend(rows)
             self._wake_soon(self)
 
@@ -183,6 +191,8 @@ class RunLog:
         """
         for message_id in list(self._open_messages):
             self.discard(message_id)
+        for path in list(self._parked):
+            self._unpark(path)
         fields = {"status": end.status, "finish_reason": end.finish_reason, "usage": end.usage}
         self.say("done", fields, urgent=False)
         self._pending.end = end
@@ -223,6 +233,27 @@ class RunLog:
             if not waiter.done():
                 waiter.set_exception(error)
         self._on_lost()
+
+    def _count(self, type: EventType, fields: dict[str, Any]) -> None:
+        if type == "message" or type == "message_discarded":
+            self._open_messages.pop(fields["message_id"], None)
+        elif type == "usage":
+            self._input_tokens += fields["input_tokens"]
+            self._output_tokens += fields["output_tokens"]
+
+    def _path_of(self, thread_id: str) -> str:
+        return thread_id[len(self.owner.run_id) + 1 :]
+
+    def _park(self, path: str) -> Batch:
+        return self._parked.setdefault(path, Batch())
+
+    def _unpark(self, path: str) -> None:
+        parked = self._parked.pop(path, None)
+        if parked is not None:
+            self._close_chunk()
+            self._pending.events.extend(parked.events)
+            self._pending.messages.extend(parked.messages)
+            self._pending.steps.extend(parked.steps)
 
     def _close_chunk(self) -> None:
         if self._chunk_id is not None:

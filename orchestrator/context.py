@@ -35,7 +35,7 @@ class Actor:
 
 @dataclass(slots=True)
 class RunContext:
-    """`path` is empty for the run's own agent, `researcher:call_1/…` for a sub-agent. `depth` counts delegations."""
+    """`path` is empty for the run's own agent, `researcher:2/…` for a sub-agent. `depth` counts delegations."""
 
     run: ClaimedRun
     log: RunLog
@@ -56,6 +56,11 @@ class RunContext:
         """The same on every retry of the step, different for all other steps of the run."""
         step = f"{state['round']}-{name.lower()}"
         return f"{self.path}/{step}" if self.path else step
+
+    def child_path(self, name: str, call: Call) -> str:
+        """The path of a sub-agent. Positions are unique in a transcript; a model may use a call id twice."""
+        path = f"{name}:{call['position']}"
+        return f"{self.path}/{path}" if self.path else path
 
     def enter(self, state: GraphState, name: str) -> str:
         """Says that a step begins; returns its id."""

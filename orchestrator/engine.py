@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 
 from kernel.agents import AgentConfig, MemoryConfig, ModelChoice, SubAgentConfig
 from kernel.errors import LeaseLost
@@ -93,14 +94,13 @@ class Engine:
             sub_agents=config.sub_agents,
             memory=MemoryConfig(recall=False),
         )
-        path = f"{config.name}:{call['id']}"
         try:
             context = self._context(
                 parent.run,
                 parent.log,
                 actor,
                 parent.budget,
-                path=f"{parent.path}/{path}" if parent.path else path,
+                path=parent.child_path(config.name, call),
                 depth=parent.depth + 1,
                 max_depth=parent.max_depth,
             )
@@ -109,9 +109,11 @@ class Engine:
         assert isinstance(call["arguments"], dict)
         if not context.transcript.upto(1):
             context.transcript.add_input(call["arguments"]["task"])
-        # A graph of its own: in a fresh context it inherits nothing of the graph that it is called from.
+        # A graph of its own: without this it would inherit metadata of the graph that it is called from.
+        isolated = contextvars.copy_context()
+        isolated.run(var_child_runnable_config.set, None)
         invocation = self._invoke(context, "agent_chat", thread_id=f"{parent.run.id}/{context.path}", position=1)
-        state = await asyncio.create_task(invocation, context=contextvars.Context())
+        state = await asyncio.create_task(invocation, context=isolated)
         if (failure := state["failure"]) is not None:
             return f"Error: agent {config.name} failed: {failure['message']}"
         return state["answer"]["text"] if state["answer"] else ""
@@ -141,7 +143,7 @@ class Engine:
 
     async def _invoke(self, context: RunContext, workflow: str, *, thread_id: str, position: int) -> GraphState:
         run = context.run
-        fresh = run.attempt == 1
+        fresh = run.epoch == 1
         checkpoints = PostgresCheckpoints(self._db, run.org_id, context.log, fresh=fresh)
         config: RunnableConfig = {
             "configurable": {"thread_id": thread_id},
@@ -154,7 +156,7 @@ class Engine:
             context.budget.tool_calls += values.get("tool_calls", 0)
             start = None
         graph = self._workflows[workflow].copy({"checkpointer": checkpoints})
-        state: Any = await graph.ainvoke(start, config, context=context, durability="async")
+        state: Any = await graph.ainvoke(start, config, context=context, durability="sync")
         return state  # type: ignore[no-any-return]
 
 

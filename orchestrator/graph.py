@@ -43,8 +43,8 @@ def build_graph(think: Think) -> Graph:
     return graph.compile()
 
 
-def after_think(state: GraphState) -> list[Route]:
-    """What the model's answer leads to."""
+async def after_think(state: GraphState) -> list[Route]:
+    """What the model's answer leads to. Asynchronous because LangGraph would send it to a thread otherwise."""
     routes: list[Route] = []
     if state["calls"]:
         routes.append("ACT")

@@ -150,7 +150,7 @@ class Executor:
         slot = Slot(run)
         self.running[run.id] = slot
         self.figures.claimed += 1
-        if run.attempt == 1:
+        if run.epoch == 1:
             self.figures.pickup.observe(run.pickup_seconds)
         slot.task = asyncio.create_task(self._execute(slot), name=run.id)
         if run.cancelled:
@@ -204,13 +204,13 @@ class Executor:
 
     async def _announce(self, run: ClaimedRun, pen: RunLog) -> None:
         about = {"attempt": run.attempt, "agent_id": run.agent_id, "agent_version": run.agent_version}
-        if run.attempt == 1:
+        if run.epoch == 1:
             pen.say("run_started", about | {"worker": self._leases.worker}, urgent=False)
             return
         self.figures.resumed += 1
         for message_id in await self._leases.unfinished_messages(run):
             pen.say("message_discarded", {"message_id": message_id}, urgent=False)
-        pen.say("run_resumed", {"reason": "its worker stopped", "attempt": run.attempt})
+        pen.say("run_resumed", {"reason": "its worker stopped", "attempt": run.attempt, "worker": self._leases.worker})
 
 
 def _park(pen: RunLog) -> None:

@@ -40,7 +40,7 @@ async def _hand_over(context: RunContext, call: Call) -> None:
     elif not isinstance(task, str) or not task.strip():
         result = "Error: 'task' must say in words what the agent is to do."
     else:
-        path = f"{context.path}/{name}:{call['id']}" if context.path else f"{name}:{call['id']}"
+        path = context.child_path(name, call)
         fields: dict[str, Any] = {"call_id": call["id"], "agent": name, "path": path}
         context.log.say("delegate_start", fields | {"task": task})
         result = await context.run_child(context, call, team[name])

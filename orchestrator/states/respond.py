@@ -24,11 +24,11 @@ async def respond(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, 
     step_id = context.enter(state, "RESPOND")
     failure, answer = state["failure"], state["answer"]
     if failure is not None:
-        context.log.say("error", context.named(dict(failure)), urgent=False)
+        context.log.conclude(context.path, "error", context.named(dict(failure)))
     elif answer is not None:
         context.transcript.add_assistant(state["position"], AIMessage(answer["text"]), answer["message_id"])
         message = {"message_id": answer["message_id"], "role": "assistant", "content": answer["text"]}
-        context.log.say("message", context.named(message), urgent=False)
+        context.log.conclude(context.path, "message", context.named(message))
     context.leave(step_id, "RESPOND", time.perf_counter() - started)
     if not context.path:
         usage = context.budget.usage()

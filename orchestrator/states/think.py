@@ -76,11 +76,8 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
         }
     usage = turn.usage
     context.budget.spend_tokens(usage.input_tokens, usage.output_tokens)
-    context.log.say(
-        "usage",
-        context.named({"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost": 0.0}),
-        urgent=False,
-    )
+    spent = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost": 0.0}
+    context.log.conclude(context.path, "usage", context.named(spent))
     changed: dict[str, Any] = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
     position = state["position"]
     calls = _calls(turn.message, position + 1)
@@ -89,7 +86,7 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
         return changed | {"calls": [], "delegations": [], "answer": answer}
     if turn.message.text:
         context.log.discard_open(context.path)
-        context.log.say("tool_thinking", context.named({"text": turn.message.text}), urgent=False)
+        context.log.conclude(context.path, "tool_thinking", context.named({"text": turn.message.text}))
     context.transcript.add_assistant(position, turn.message)
     return changed | {
         "position": position + 1 + len(calls),
