@@ -115,11 +115,11 @@ async def test_delays_are_kept(client: openai.AsyncOpenAI) -> None:
 
 async def test_an_answer_can_break_off(client: openai.AsyncOpenAI) -> None:
     stream = await client.chat.completions.create(model="breaks-off", messages=ASK, stream=True)
-    texts: list[str] = []
-    with pytest.raises(Exception, match="incomplete|closed"):
+    text = ""
+    with pytest.raises(openai.APIError):
         async for chunk in stream:
-            texts.append(chunk.choices[0].delta.content or "")
-    assert "".join(texts) == "a"
+            text += chunk.choices[0].delta.content or ""
+    assert text == "a"
 
 
 async def test_embeddings_are_deterministic_and_near_for_related_texts(client: openai.AsyncOpenAI) -> None:
@@ -204,7 +204,8 @@ def converse(
         messages.append({"role": "assistant", "content": None, "tool_calls": functions})
         for id_, call in made:
             assert isinstance(call.arguments, Mapping)
-            text = (results or {}).get(call.name, lambda _: "done")(call.arguments)
+            result = (results or {}).get(call.name)
+            text = result(call.arguments) if result else "done"
             messages.append({"role": "tool", "tool_call_id": id_, "content": text})
     raise AssertionError("the brain never came to an answer")
 
