@@ -42,7 +42,7 @@ _ALLOWED = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Constant, ast.operator, 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`code` prints the number and ends in it; `words` say what it is, `formula` how it comes about."""
+    """The value of `code` is the number; `words` say what it is, `formula` how it comes about."""
 
     code: str
     words: str
@@ -137,4 +137,4 @@ def _singular(text: str) -> str:
 
 
 def _code(formula: str) -> str:
-    return f"result = round({formula}, 2)\nprint(result)\nresult"
+    return f"round({formula}, 2)"
