@@ -167,12 +167,14 @@ class Hub:
         """
         channel = channel_of(org_id, session_id)
         feed = self._feeds.get(channel)
+        is_new = feed is None
         if feed is None:
             feed = self._feeds[channel] = Feed(org_id, session_id)
-            await self._command("SUBSCRIBE", channel)
         viewer = Viewer()
-        feed.viewers.add(viewer)
+        feed.viewers.add(viewer)  # before anything is awaited: a feed without viewers is forgotten
         try:
+            if is_new:
+                await self._command("SUBSCRIBE", channel)
             if not feed.subscribed.done():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(feed.subscribed), patience)
