@@ -8,6 +8,7 @@ error that says what to do.
 from __future__ import annotations
 
 import time
+from contextlib import aclosing
 from typing import Any
 
 import structlog
@@ -105,14 +106,15 @@ async def _stream(context: RunContext, state: GraphState, recalled: list[str], m
     chat = context.models.chat(actor.model.name, temperature=actor.model.temperature, max_tokens=actor.model.max_tokens)
     messages = model_input(system, context.history, context.transcript.upto(state["position"]))
     turn: Turn | None = None
-    async for piece in chat.stream_turn(messages, tools=tools):
-        match piece:
-            case TextDelta():
-                context.log.chunk(message_id, piece.text, context.path)
-            case ReasoningDelta():
-                context.log.say("tool_thinking", context.named({"text": piece.text}))
-            case Turn():
-                turn = piece
+    async with aclosing(chat.stream_turn(messages, tools=tools)) as pieces:
+        async for piece in pieces:
+            match piece:
+                case TextDelta():
+                    context.log.chunk(message_id, piece.text, context.path)
+                case ReasoningDelta():
+                    context.log.say("tool_thinking", context.named({"text": piece.text}))
+                case Turn():
+                    turn = piece
     assert turn is not None
     return turn
 
