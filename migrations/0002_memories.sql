@@ -29,4 +29,5 @@ CREATE TABLE memories (
     -- The same text in the same scope is one memory. This index also leads to what a user may see.
     UNIQUE NULLS NOT DISTINCT (org_id, user_id, content_hash)
 ) WITH (toast_tuple_target = 8160);  -- rows stay whole: with vectors aside recall takes 4 to 8 times as long
-CREATE INDEX memories_search ON memories USING gin (search);
+-- No pending list: every recall would read it from end to end.
+CREATE INDEX memories_search ON memories USING gin (search) WITH (fastupdate = off);
