@@ -11,6 +11,7 @@ refuses root and runs as another user inside.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -81,3 +82,10 @@ def socket_directory(wanted: Path, longest_name: str, owner: tuple[int, int]) ->
     if state.st_uid != owner[0]:
         os.chown(short, *owner)
     return short
+
+
+def leave_socket_directory(used: Path, wanted: Path) -> None:
+    """Removes what `socket_directory` made, unless a socket is still in it."""
+    if used != wanted:
+        with contextlib.suppress(OSError):
+            used.rmdir()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import asyncpg
 
-from cli.embedded.directory import DataDirectory, socket_directory
+from cli.embedded.directory import DataDirectory, leave_socket_directory, socket_directory
 from cli.embedded.user import let_read, let_through, server_user
 from cli.errors import BadData, ProcessFailed, ServerMissing
 from cli.pidfile import command_line
@@ -62,6 +62,7 @@ class EmbeddedPostgres:
         self._say = say
         self._cluster = data.path / "postgres"
         self._child: Child | None = None
+        self._sockets = self._cluster
         self._url = ""
 
     @property
@@ -99,7 +100,7 @@ class EmbeddedPostgres:
         if not (self._cluster / "PG_VERSION").exists():
             await self._initialise(programs, user)
         self._check_version()
-        sockets = socket_directory(
+        sockets = self._sockets = socket_directory(
             self._cluster, ".s.PGSQL.5432", user if user is not None else (os.geteuid(), os.getegid())
         )
         await self._clear_locks(sockets)
@@ -121,6 +122,7 @@ class EmbeddedPostgres:
         if self._child is not None:
             await self._child.stop()
             self._child = None
+            leave_socket_directory(self._sockets, self._cluster)
 
     async def kill(self) -> None:
         """Ends the server as a power cut would, for tests of recovery."""

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from cli.embedded.directory import DataDirectory, socket_directory
+from cli.embedded.directory import DataDirectory, leave_socket_directory, socket_directory
 from cli.errors import ProcessFailed, ServerMissing
 from cli.process import Child, ProcessSpec, end_leftover
 
@@ -86,6 +86,9 @@ class EmbeddedRedis:
         if self._child is not None:
             await self._child.stop()
             self._child = None
+            if self._socket is not None:
+                self._socket.unlink(missing_ok=True)
+                leave_socket_directory(self._socket.parent, self._data.run)
 
     async def kill(self) -> None:
         """Ends the server without a word, for tests of its absence."""

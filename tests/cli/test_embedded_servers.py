@@ -122,6 +122,8 @@ async def test_a_long_path_or_one_with_blanks_still_gives_usable_addresses(data_
             for url in (servers.database_url, servers.redis_url):
                 assert " " not in url
                 assert "%" not in url
+            sockets = servers.redis_url.removeprefix("unix://").removesuffix("/redis.sock")
+        assert not os.path.exists(sockets), "the short directory goes with the server"  # noqa: ASYNC240
 
 
 async def test_two_at_once_on_one_directory_are_refused(data_dir: Path) -> None:
