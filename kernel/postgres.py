@@ -28,7 +28,7 @@ UNAVAILABLE = (
 )
 
 
-class PlainConnection(asyncpg.Connection):  # type: ignore[type-arg]  # not generic at run time
+class PlainConnection(asyncpg.Connection):
     """A connection that is given back to the pool without a round trip.
 
     asyncpg resets session state on every release. None of our statements leaves any behind: no temporary tables, no
