@@ -60,6 +60,7 @@ class Resource:
             return
         # The caller need not wait for what follows the commit, nor that for the caller.
         after = asyncio.create_task(_log_failure(answer), name="after-commit")
+        await asyncio.sleep(0)  # lets it begin: the bell goes out before the answer's headers
         try:
             await self._send(endpoint, answer, scope, receive, send, info)
         finally:
