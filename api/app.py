@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 _FAREWELL_SECONDS = 2.0
 _RESTART_SECONDS = 1.0
+_REDIS_CONNECTIONS = 32
+_REDIS_PATIENCE = 2.0
 
 
 def create_app(settings: Settings) -> App:

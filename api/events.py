@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 from starlette.types import Scope
@@ -31,8 +31,8 @@ class EventsQuery(Query):
 
     model_config = ConfigDict(extra="ignore")
 
-    after: str | None = Field(
-        default=None, description="the last seq that is known already", json_schema_extra={"pattern": "^[0-9]{1,19}$"}
+    after: Annotated[str, Field(json_schema_extra={"pattern": "^[0-9]{1,18}$"})] | None = Field(
+        default=None, description="the last seq that is known already"
     )
     token: str | None = Field(default=None, description="a stream token, instead of the Authorization header")
 

@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from api.endpoint import PATH_SHAPES, Endpoint
 from api.intake import IDEMPOTENCY_KEY_PATTERN
 from api.problems import ProblemView
+from kernel.events import EVENT_TYPES
 
 _REF: Final = "#/components/schemas/{model}"
 _NO_NUL: Final = r"^[^\u0000]*$"
@@ -32,6 +33,24 @@ _HEADERS: Final = {
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
     "Allow": {"description": "Methods that the path takes.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}},
+}
+_TEXT: Final = {"type": "string"}
+_PLAIN: Final = {
+    "application/json": {"type": "object"},
+    "text/event-stream": {"$ref": "#/components/schemas/Event"},
+}
+_EVENT: Final = {
+    "type": "object",
+    "description": "One event of a stream.",
+    "properties": {
+        "id": {"type": "string", "description": "its seq", "pattern": "^[0-9]+$"},
+        "event": {"type": "string", "enum": list(EVENT_TYPES)},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": "an object with seq, session_id, run_id, at and the fields of the event's type",
+        },
+    },
 }
 _PARAMETERS: Final = {
     "Idempotency-Key": {
@@ -69,7 +88,7 @@ def build_document(endpoints: Iterable[Endpoint[Any, Any]], *, version: str) -> 
             "tags": [{"name": name, "description": text} for name, text in _TAGS],
             "paths": paths,
             "components": {
-                "schemas": schemas.definitions,
+                "schemas": {**schemas.definitions, "Event": _EVENT},
                 "headers": _HEADERS,
                 "parameters": _PARAMETERS,
                 "securitySchemes": {
@@ -201,8 +220,7 @@ def _responses(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> dict[str, Any
         if model is not None:
             response["content"] = {"application/json": {"schema": schemas.outgoing(model)}}
         elif status != 204:
-            kind = "object" if endpoint.media_type == "application/json" else "string"
-            response["content"] = {endpoint.media_type: {"schema": {"type": kind}}}
+            response["content"] = {endpoint.media_type: {"schema": _PLAIN.get(endpoint.media_type, _TEXT)}}
         if status == endpoint.status:
             names = (["Location"] if endpoint.location else []) + (
                 ["Idempotency-Replayed"] if endpoint.idempotent else []
@@ -213,7 +231,7 @@ def _responses(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> dict[str, Any
     if endpoint.stream and endpoint.response is not None:
         responses["200"] = {
             "description": "The run's event stream, where the request accepts it.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _PLAIN["text/event-stream"]}},
         }
     problem = {"application/problem+json": {"schema": schemas.outgoing(ProblemView)}}
     for status in _problem_statuses(endpoint):

@@ -1,0 +1,122 @@
+"""The OpenAPI document is true, and nothing that it allows or forbids brings a 5xx."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from typing import Any
+
+import httpx
+import pytest
+
+from api.problems import ProblemView
+from tests.api.checks import ok
+
+# Not every bound can be said in a schema: that an agent exists, how deep and how large metadata is.
+CHECKS = ("--exclude-checks", "positive_data_acceptance")
+
+
+async def schemathesis(url: str, api_key: str, *arguments: str) -> None:
+    """Runs schemathesis over the API; it must find nothing."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
+        *("--header", f"Authorization: Bearer {api_key}"),
+        *("--no-color", "--warnings", "off", "--generation-database", "none", "--request-timeout", "10"),
+        *CHECKS,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode == 0, output.decode()
+
+
+async def test_schemathesis_finds_no_5xx_and_no_drift(url: str, api_key: str) -> None:
+    await schemathesis(
+        url,
+        api_key,
+        *("--phases", "coverage,fuzzing", "--max-examples", "15", "--no-shrink"),
+        *("--exclude-path-regex", "/(events|wait)$"),  # of runs that are there, these take their time
+    )
+
+
+async def test_schemathesis_finds_nothing_in_streams_of_what_is_not_there(url: str, api_key: str) -> None:
+    arguments = ("--phases", "fuzzing", "--max-examples", "20", "--include-path-regex", "/(events|wait)$")
+    await schemathesis(url, api_key, *arguments)
+
+
+@pytest.fixture
+async def document(nobody: httpx.AsyncClient) -> dict[str, Any]:
+    body: dict[str, Any] = ok(await nobody.get("/openapi.json"))
+    return body
+
+
+async def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods} == {
+        "GET /",
+        "GET /health",
+        "GET /ready",
+        "GET /metrics",
+        "GET /openapi.json",
+        "GET /docs",
+        "POST /v1/agents",
+        "GET /v1/agents",
+        "GET /v1/agents/{agent_id}",
+        "PATCH /v1/agents/{agent_id}",
+        "DELETE /v1/agents/{agent_id}",
+        "GET /v1/agents/{agent_id}/versions",
+        "GET /v1/agents/{agent_id}/versions/{version}",
+        "POST /v1/sessions",
+        "GET /v1/sessions",
+        "GET /v1/sessions/{session_id}",
+        "PATCH /v1/sessions/{session_id}",
+        "DELETE /v1/sessions/{session_id}",
+        "GET /v1/sessions/{session_id}/messages",
+        "GET /v1/sessions/{session_id}/events",
+        "POST /v1/sessions/{session_id}/runs",
+        "POST /v1/sessions/{session_id}/stream-token",
+        "POST /v1/runs",
+        "GET /v1/runs",
+        "POST /v1/runs/batch",
+        "GET /v1/runs/{run_id}",
+        "GET /v1/runs/{run_id}/events",
+        "GET /v1/runs/{run_id}/wait",
+        "GET /v1/runs/{run_id}/steps",
+        "POST /v1/runs/{run_id}/cancel",
+        "POST /v1/runs/{run_id}/stream-token",
+    }
+
+
+async def test_operations_have_names_of_their_own(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    assert len(set(names)) == len(names)
+
+
+async def test_references_lead_somewhere(nobody: httpx.AsyncClient, document: dict[str, Any]) -> None:
+    text = (await nobody.get("/openapi.json")).text
+    references = set(re.findall(r'"\$ref":"([^"]+)"', text))
+    assert len(references) > 20
+    for reference in references:
+        at = document
+        for step in reference.removeprefix("#/").split("/"):
+            at = at[step]
+
+
+async def test_problems_are_as_the_document_says(nobody: httpx.AsyncClient) -> None:
+    for answer in (await nobody.get("/v1/runs"), await nobody.get("/nothing"), await nobody.put("/v1/runs")):
+        ProblemView.model_validate_json(answer.content)
+
+
+async def test_the_page_needs_nothing_from_elsewhere(nobody: httpx.AsyncClient) -> None:
+    answer = await nobody.get("/docs")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert not re.findall(r"""(?:src|href)=["'][^#]|url\(|https?://|@import""", answer.text)
