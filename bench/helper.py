@@ -1,0 +1,70 @@
+"""A helper process of the bench. It ends when its standard input does, hence with the bench, however that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from bench.http import BenchFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """`said` is the JSON object it wrote once it was ready."""
+
+    pid: int
+    said: Mapping[str, Any]
+
+
+@asynccontextmanager
+async def helper(module: str) -> AsyncIterator[Helper]:
+    """Runs `python -m <module>` for the time of the block."""
+    # In a session of its own, so that Ctrl-C ends the bench first, and that ends it.
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", module), stdin=PIPE, stdout=PIPE, start_new_session=True
+    )
+    try:
+        yield Helper(process.pid, orjson.loads(await _first_line(process, module)))
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 5)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def output_of(code: str) -> str:
+    """What a fresh Python prints that executes `code`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-c", code), stdout=PIPE, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
+    try:
+        async with asyncio.timeout(30):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise BenchFailed(f"a helper ended with exit code {process.returncode}")
+    return output.decode()
+
+
+async def _first_line(process: Process, module: str) -> bytes:
+    assert process.stdout is not None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(20):
+            if line := await process.stdout.readline():
+                return line
+    raise BenchFailed(f"python -m {module} does not start")

@@ -1,0 +1,82 @@
+"""What is measured: a stack with its processes as in production, on a scripted model, in a directory of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bench.helper import Helper, helper
+from bench.http import Server
+from bench.processes import ProcessorTime
+from cli.stack import Stack, StackOptions
+
+API_KEY_OF_THE_MODEL = "bench"
+MODEL = "bench"
+
+# What would point the stack, or a client within the bench, at anything but loopback.
+_FOREIGN = ("DATABASE_URL", "REDIS_URL", "LLM_MODEL", "PORT")
+_FOREIGN_PREFIXES = ("LONGHAUL_", "OPENAI_", "LANGCHAIN_", "LANGSMITH_")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The running stack. `api` and `model` are where its API and its model are reached."""
+
+    api: Server
+    model: Server
+    model_url: str
+    database_url: str
+    redis_url: str
+    pids: dict[str, int]
+
+    def processor_time(self) -> ProcessorTime:
+        """Starts counting the processor time of all its processes."""
+        return ProcessorTime(self.pids)
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what belongs to other stacks, other models, proxies and tracing."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _FOREIGN and not name.startswith(_FOREIGN_PREFIXES) and not name.lower().endswith("_proxy")
+    }
+
+
+@asynccontextmanager
+async def running_subject(data_dir: Path, say: Callable[[str], None]) -> AsyncIterator[Subject]:
+    """Runs it for the time of the block. Raises what `cli.stack.Stack.start` raises, or BenchFailed."""
+    async with helper("bench.script") as model:
+        model_url = str(model.said["url"])
+        environment = clean_environment() | {
+            "OPENAI_BASE_URL": model_url,
+            "OPENAI_API_KEY": API_KEY_OF_THE_MODEL,
+            "LLM_MODEL": MODEL,
+            "LONGHAUL_LOG_FORMAT": "json",
+        }
+        async with Stack(StackOptions(data_dir, environment), say) as stack:
+            yield _subject(stack, model, model_url)
+
+
+def _subject(stack: Stack, model: Helper, model_url: str) -> Subject:
+    order = ("api", "worker-1", "postgres", "redis")
+    pids = stack.pids()
+    return Subject(
+        api=_server(stack.url, stack.api_key),
+        model=_server(model_url, API_KEY_OF_THE_MODEL),
+        model_url=model_url,
+        database_url=stack.database_url,
+        redis_url=stack.redis_url,
+        pids={name.removesuffix("-1"): pids[name] for name in order} | {"model": model.pid},
+    )
+
+
+def _server(url: str, api_key: str) -> Server:
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return Server(parts.hostname, parts.port, api_key)
