@@ -97,15 +97,23 @@ class App:
     async def _running(self) -> AsyncIterator[None]:
         settings = self._settings
         db = await open_pool(settings.database_url.get_secret_value(), size=settings.database_pool, name="longhaul-api")
-        redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2.0, socket_connect_timeout=2.0)
+        redis = Redis.from_pool(
+            BlockingConnectionPool.from_url(
+                settings.redis_url.get_secret_value(),
+                max_connections=_REDIS_CONNECTIONS,
+                timeout=_REDIS_PATIENCE,
+                socket_timeout=_REDIS_PATIENCE,
+                socket_connect_timeout=_REDIS_PATIENCE,
+            )
+        )
         hub = self._hub = Hub(redis.connection_pool, db, heartbeat=settings.heartbeat_interval)
         publisher = Publisher(redis)
         bell = Bell(redis)
         tokens = StreamTokens.from_settings(settings)
         endpoints = [
             *Runs(db, hub, publisher, bell).endpoints(),
-            *Events(db, hub, tokens).endpoints(),
             *Sessions(db).endpoints(),
+            *Events(db, hub, tokens).endpoints(),
             *Agents(db).endpoints(),
             *Health(db, redis).endpoints(),
             *Metrics(db, self._registry, streams=lambda: hub.viewers).endpoints(),

@@ -23,6 +23,7 @@ _REMEMBERED_SECONDS: Final = 10.0
 _MOST_REMEMBERED: Final = 4096
 _LOOKUP_SECONDS: Final = 10.0
 _LONGEST: Final = 8192
+_SHORTEST_SECRET: Final = 32
 _REFUSED: Final = "The credential is missing or not valid."
 _SUGGESTIONS: Final = ("send the header Authorization: Bearer <API key>",)
 
@@ -116,6 +117,8 @@ def check_jwt_settings(settings: Settings) -> None:
     key = settings.jwt_key.get_secret_value()
     if not key:
         return
+    if settings.jwt_algorithm == "HS256" and len(key.encode()) < _SHORTEST_SECRET:
+        raise BadSettings(f"LONGHAUL_JWT_KEY: HS256 needs at least {_SHORTEST_SECRET} bytes (RFC 7518)")
     try:
         jwt.get_algorithm_by_name(settings.jwt_algorithm).prepare_key(key)
     except NotImplementedError:

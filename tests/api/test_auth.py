@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from pydantic import SecretStr
 
 from api.auth import check_jwt_settings
 from kernel.errors import BadSettings
@@ -110,7 +111,7 @@ def token(given: dict[str, Any], key: str = JWT_KEY) -> dict[str, str]:
 
 
 async def test_a_jwt_of_the_identity_provider_opens_its_org(settings: Settings, org: str) -> None:
-    with_jwt = settings.model_copy(update={"jwt_key": type(settings.jwt_key)(JWT_KEY)})
+    with_jwt = settings.model_copy(update={"jwt_key": SecretStr(JWT_KEY)})
     async with serving(with_jwt) as url, httpx.AsyncClient(base_url=url) as client:
         run = ok(await client.post("/v1/runs", json={"input": "a"}, headers=token(claims(org))), 202)
         assert run["user_id"] == "ann"
@@ -137,7 +138,15 @@ async def test_without_a_jwt_key_no_jwt_is_taken(nobody: httpx.AsyncClient, org:
     problem(await nobody.get("/v1/runs", headers=token(claims(org))), 401)
 
 
-def test_a_jwt_key_that_does_not_fit_its_algorithm_is_found_at_boot(settings: Settings) -> None:
-    odd = settings.model_copy(update={"jwt_key": type(settings.jwt_key)("not pem"), "jwt_algorithm": "RS256"})
+@pytest.mark.parametrize(("key", "algorithm"), [("not pem", "RS256"), ("too short", "HS256")])
+def test_a_jwt_key_that_does_not_fit_its_algorithm_is_found_at_boot(
+    settings: Settings, key: str, algorithm: str
+) -> None:
+    odd = settings.model_copy(update={"jwt_key": SecretStr(key), "jwt_algorithm": algorithm})
     with pytest.raises(BadSettings, match="LONGHAUL_JWT"):
         check_jwt_settings(odd)
+
+
+def test_a_jwt_key_that_fits_is_taken(settings: Settings) -> None:
+    check_jwt_settings(settings)
+    check_jwt_settings(settings.model_copy(update={"jwt_key": SecretStr(JWT_KEY)}))
