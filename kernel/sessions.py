@@ -53,9 +53,7 @@ async def create_session(
     Raises:
         InvalidInput: no such agent in the org.
     """
-    row = await db.fetchrow(
-        SQL.add, org_id, new_id("ses"), user_id, agent_id, title, encode_json(dict(metadata or {}))
-    )
+    row = await db.fetchrow(SQL.add, org_id, new_id("ses"), user_id, agent_id, title, encode_json(dict(metadata or {})))
     if row is None:
         raise _no_agent(agent_id)
     return _session(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from tests.api.checks import ok
 CHECKS = ("--exclude-checks", "positive_data_acceptance")
 
 
-async def schemathesis(url: str, api_key: str, *arguments: str) -> None:
+async def schemathesis(url: str, api_key: str, folder: Path, *arguments: str) -> None:
     """Runs schemathesis over the API; it must find nothing."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
@@ -25,6 +26,7 @@ async def schemathesis(url: str, api_key: str, *arguments: str) -> None:
         *("--no-color", "--warnings", "off", "--generation-database", "none", "--request-timeout", "10"),
         *CHECKS,
         *arguments,
+        cwd=folder,  # it leaves a folder of its own where it runs
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -37,18 +39,19 @@ async def schemathesis(url: str, api_key: str, *arguments: str) -> None:
     assert process.returncode == 0, output.decode()
 
 
-async def test_schemathesis_finds_no_5xx_and_no_drift(url: str, api_key: str) -> None:
+async def test_schemathesis_finds_no_5xx_and_no_drift(url: str, api_key: str, folder: Path) -> None:
     await schemathesis(
         url,
         api_key,
+        folder,
         *("--phases", "coverage,fuzzing", "--max-examples", "15", "--no-shrink"),
         *("--exclude-path-regex", "/(events|wait)$"),  # of runs that are there, these take their time
     )
 
 
-async def test_schemathesis_finds_nothing_in_streams_of_what_is_not_there(url: str, api_key: str) -> None:
+async def test_schemathesis_finds_nothing_in_streams_of_what_is_not_there(url: str, api_key: str, folder: Path) -> None:
     arguments = ("--phases", "fuzzing", "--max-examples", "20", "--include-path-regex", "/(events|wait)$")
-    await schemathesis(url, api_key, *arguments)
+    await schemathesis(url, api_key, folder, *arguments)
 
 
 @pytest.fixture
