@@ -227,6 +227,8 @@ class Hub:
             while True:
                 # Pings come back even when nothing else does: silence means a dead connection.
                 answer = await connection.read_response(disable_decoding=True, timeout=_PING_EVERY * 3)
+                if answer is None:
+                    raise TimeoutError(f"Redis was silent for {_PING_EVERY * 3:g} s")
                 self._handle(answer)
         finally:
             await connection.disconnect(nowait=True)
