@@ -158,13 +158,15 @@ async def model() -> AsyncIterator[ScriptedModel]:
 @pytest.fixture(scope="session")
 def settings(database_url: str, redis_url: str, model: ScriptedModel) -> Settings:
     """The settings of a process on `database`, `redis_url` and `model`."""
-    return Settings(
-        DATABASE_URL=database_url,
-        REDIS_URL=redis_url,
-        OPENAI_BASE_URL=model.url,
-        OPENAI_API_KEY="sk-of-the-tests",
-        LLM_MODEL="no-script",
-        secret_key=SECRET_KEY,
+    return Settings.model_validate(
+        {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "OPENAI_BASE_URL": model.url,
+            "OPENAI_API_KEY": "sk-of-the-tests",
+            "LLM_MODEL": "no-script",
+            "secret_key": SECRET_KEY,
+        }
     )
 
 

@@ -163,7 +163,7 @@ class Stack:
         spec = ProcessSpec(
             name=name,
             argv=(sys.executable, "-P", "-m", module),
-            env=self._environment | environment,
+            env={**self._environment, **environment},
             log=self._data.log(name),
             pid_file=self._data.pid_file(name),
             stop_steps=((signal.SIGTERM, 15.0),),

@@ -1,4 +1,4 @@
-"""Waiting for what sends no signal, such as a row in Postgres or a line in a log: a look every so often, up to a limit."""
+"""Waiting for what sends no signal, such as a row in Postgres: a look every so often, up to a limit."""
 
 from __future__ import annotations
 

@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-import asyncpg
 import orjson
 import pytest
 
 from kernel.checkpoints import CheckpointRow, CheckpointWriteRow
 from kernel.errors import LeaseLost
-from kernel.journal import SQL
 from kernel.postgres import Pool
 from kernel.runlog import NewMessage, NewStep
-from tests.kernel.writing import FINISHED, Writer, ask, expire, log_of, worker
-
-
-async def commit(
-    database: Pool, run_id: str, session_id: str, epoch: int, batch: int, events: list[tuple[str, str]]
-) -> asyncpg.Record:
-    """One slice with events alone, straight into the database's function."""
-    count = len(events)
-    places = list(range(1, count + 1))
-    rows = await database.fetch(
-        SQL.commit,
-        *([run_id], [session_id], [epoch], [batch], [count]),
-        *([1] * count, places, [type for type, _ in events], [data for _, data in events]),
-        *(None, None, None),
-        *([[]] * 8),
-        *([[]] * 10),
-    )
-    return rows[0]
+from tests.kernel.writing import FINISHED, Writer, ask, commit, expire, log_of, worker
+from tests.waiting import eventually
 
 
 def checkpoint(thread_id: str, number: int = 1) -> CheckpointRow:
@@ -83,7 +65,9 @@ async def test_chunks_of_a_message_that_wait_together_are_one_event(
     pen.chunk("msg_b", "other", path="sub:1")
     pen.chunk("msg_a", " four")
     await pen.committed()
-    chunks = [orjson.loads(data) for _, type, data in await log_of(own_database, run.session_id) if type != "run_queued"]
+    chunks = [
+        orjson.loads(data) for _, type, data in await log_of(own_database, run.session_id) if type != "run_queued"
+    ]
     assert chunks == [
         {"message_id": "msg_a", "text": "one two three"},
         {"message_id": "msg_b", "text": "other", "path": "sub:1"},
@@ -112,8 +96,11 @@ async def test_an_event_that_is_not_urgent_is_written_soon_without_company(
     await ask(own_database, own_org)
     [claimed] = await worker(own_database).claim(1)
     writer.pen(claimed).say("run_started", {}, urgent=False)
-    while writer.journal.figures.commits == 0:
-        await asyncio.sleep(0)
+
+    async def written() -> bool:
+        return writer.journal.figures.commits == 1
+
+    await eventually(written)
     assert writer.journal.figures.events == 1
 
 

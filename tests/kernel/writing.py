@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import asyncpg
 from redis.asyncio import Redis
 
 from kernel.fanout import Publisher
-from kernel.journal import Journal
+from kernel.journal import SQL, Journal
 from kernel.leases import ClaimedRun, Leases
 from kernel.postgres import Pool
 from kernel.runlog import End, Owner, RunLog
@@ -74,6 +75,23 @@ async def writing(database: Pool, redis: Redis) -> AsyncIterator[Writer]:
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def commit(
+    database: Pool, run_id: str, session_id: str, epoch: int, batch: int, events: list[tuple[str, str]]
+) -> asyncpg.Record:
+    """Commits one slice of events, (type, data) each, without publishing them."""
+    count = len(events)
+    places = list(range(1, count + 1))
+    rows = await database.fetch(
+        SQL.commit,
+        *([run_id], [session_id], [epoch], [batch], [count]),
+        *([1] * count, places, [type for type, _ in events], [data for _, data in events]),
+        *(None, None, None),
+        *([[]] * 8),
+        *([[]] * 10),
+    )
+    return rows[0]
 
 
 async def log_of(database: Pool, session_id: str) -> list[tuple[int, str, str]]:

@@ -1,0 +1,129 @@
+"""Claims: fair between orgs, never the same run twice, the dead first, handed back without a charge."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import chain
+
+from kernel.postgres import Pool
+from kernel.runs import cancel
+from kernel.tenants import ensure_org
+from tests.kernel.writing import FINISHED, Writer, ask, expire, worker
+
+
+async def test_an_org_with_200_queued_runs_does_not_delay_the_first_of_another(
+    own_database: Pool, own_org: str
+) -> None:
+    for _ in range(200):
+        await ask(own_database, own_org)
+    patient = await ensure_org(own_database, "patient")
+    urgent = [await ask(own_database, patient) for _ in range(3)]
+    claimed = await worker(own_database).claim(4)
+    assert urgent[0].id in {run.id for run in claimed[:2]}
+    claimed += await worker(own_database).claim(4)
+    assert {run.id for run in urgent} <= {run.id for run in claimed}
+
+
+async def test_orgs_that_both_have_much_queued_take_turns_by_their_weight(own_database: Pool, own_org: str) -> None:
+    heavy = await ensure_org(own_database, "heavy")
+    await own_database.execute("UPDATE orgs SET weight = 3 WHERE id = $1", heavy)
+    for _ in range(40):
+        await ask(own_database, own_org)
+        await ask(own_database, heavy)
+    claimed = await worker(own_database).claim(40)
+    shares = [run.org_id for run in claimed].count(heavy)
+    assert 28 <= shares <= 32
+
+
+async def test_the_runs_of_one_org_are_claimed_in_the_order_they_came(own_database: Pool, own_org: str) -> None:
+    runs = [await ask(own_database, own_org) for _ in range(12)]
+    claimed = [await worker(own_database).claim(4) for _ in range(3)]
+    assert [run.id for run in chain(*claimed)] == [run.id for run in runs]
+
+
+async def test_workers_that_claim_at_once_never_get_the_same_run(own_database: Pool, own_org: str) -> None:
+    runs = {(await ask(own_database, own_org)).id for _ in range(60)}
+    workers = [worker(own_database, f"host:{number}") for number in range(8)]
+    claimed: list[str] = []
+    while len(claimed) < len(runs):
+        found = await asyncio.gather(*(each.claim(3) for each in workers))
+        claimed += [run.id for run in chain(*found)]
+    assert sorted(claimed) == sorted(runs)
+
+
+async def test_only_the_first_unfinished_run_of_a_session_can_be_claimed(own_database: Pool, own_org: str) -> None:
+    first = await ask(own_database, own_org)
+    await ask(own_database, own_org, session_id=first.session_id)
+    assert [run.id for run in await worker(own_database).claim(10)] == [first.id]
+    assert await worker(own_database).claim(10) == []
+
+
+async def test_a_run_whose_lease_ran_out_is_claimed_before_the_queue_with_the_next_epoch(
+    own_database: Pool, own_org: str
+) -> None:
+    dead = await ask(own_database, own_org)
+    await worker(own_database, "dead:1").claim(1)
+    await ask(own_database, own_org)
+    assert [run.id for run in await worker(own_database, "new:2").claim(0)] == []
+    await expire(own_database, dead.id)
+    [claimed] = await worker(own_database, "new:2").claim(1)
+    assert (claimed.id, claimed.epoch, claimed.attempt) == (dead.id, 2, 2)
+
+
+async def test_a_renewed_lease_keeps_a_run_and_tells_of_a_cancel(own_database: Pool, own_org: str) -> None:
+    run = await ask(own_database, own_org)
+    mine = worker(own_database, lease=60)
+    [claimed] = await mine.claim(1)
+    before = await own_database.fetchval("SELECT lease_until FROM runs")
+    assert await mine.renew({run.id: claimed.epoch}) == {run.id: False}
+    assert await own_database.fetchval("SELECT lease_until FROM runs") > before
+    await cancel(own_database, own_org, run.id)
+    assert await mine.renew({run.id: claimed.epoch}) == {run.id: True}
+    assert await mine.cancel_requests([run.id]) == [run.id]
+
+
+async def test_a_lease_is_not_renewed_under_an_old_epoch(own_database: Pool, own_org: str) -> None:
+    run = await ask(own_database, own_org)
+    old = worker(own_database, "old:1")
+    await old.claim(1)
+    await expire(own_database, run.id)
+    await worker(own_database, "new:2").claim(1)
+    assert await old.renew({run.id: 1}) == {}
+    assert await old.hand_back({run.id: 1}) == []
+    assert await own_database.fetchval("SELECT worker FROM runs") == "new:2"
+
+
+async def test_a_run_that_is_handed_back_is_claimed_again_without_a_charge(own_database: Pool, own_org: str) -> None:
+    run = await ask(own_database, own_org)
+    leaving = worker(own_database, "leaving:1")
+    [claimed] = await leaving.claim(1)
+    assert await leaving.hand_back({run.id: claimed.epoch}) == [run.id]
+    [again] = await worker(own_database, "staying:2").claim(1)
+    assert (again.id, again.epoch, again.attempt) == (run.id, 2, 1)
+
+
+async def test_who_handed_a_run_back_writes_no_more(own_database: Pool, own_org: str, writer: Writer) -> None:
+    run = await ask(own_database, own_org)
+    leaving = worker(own_database, "leaving:1")
+    [claimed] = await leaving.claim(1)
+    pen = writer.pen(claimed)
+    await leaving.hand_back({run.id: claimed.epoch})
+    pen.end(FINISHED)
+    outcome = (await asyncio.gather(pen.committed(), return_exceptions=True))[0]
+    assert isinstance(outcome, Exception)
+    assert await own_database.fetchval("SELECT status FROM runs") == "queued"
+
+
+async def test_a_claim_brings_the_conversation_so_far_and_its_own_input(
+    own_database: Pool, own_org: str, writer: Writer
+) -> None:
+    first = await ask(own_database, own_org, text="one")
+    pen = writer.pen((await worker(own_database).claim(1))[0])
+    pen.end(FINISHED)
+    await pen.committed()
+    await ask(own_database, own_org, session_id=first.session_id, text="two")
+    [claimed] = await worker(own_database).claim(1)
+    assert claimed.history == [{"role": "user", "content": "one"}]
+    assert [(message.role, message.content) for message in claimed.messages] == [("user", "two")]
+    assert claimed.turn == 2
+    assert claimed.agent["name"] == "assistant"
