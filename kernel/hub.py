@@ -294,5 +294,9 @@ class Hub:
     async def _forget_idle(self, now: float) -> None:
         idle = [feed for feed in self._feeds.values() if not feed.viewers and now - feed.idle_since > _LINGER]
         for feed in idle:
+            if feed.viewers:  # somebody came while others were being forgotten
+                continue
             del self._feeds[feed.channel]
             await self._command("UNSUBSCRIBE", feed.channel)
+            if feed.channel in self._feeds:  # a new feed, whose SUBSCRIBE may have gone out first
+                await self._command("SUBSCRIBE", feed.channel)

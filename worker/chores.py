@@ -67,7 +67,7 @@ class Chores:
         )
 
     async def _wake(self, ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
-        self._executor.woken()
+        self._executor.look()
 
     async def _tidy(self, ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
         """Removes what nobody will ask for again, a little at a time."""

@@ -40,7 +40,7 @@ class Doorbell:
 
     async def _poll(self) -> None:
         while True:
-            self._executor.woken()
+            self._executor.look()
             if running := list(self._executor.running):
                 try:
                     for run_id in await self._leases.cancel_requests(running):

@@ -62,6 +62,7 @@ class Executor:
         self.running: dict[str, Slot] = {}
         self.figures = Figures()
         self._tokens = 0
+        self._behind = False
         self._wake = asyncio.Event()
         self._slot_freed = asyncio.Event()
         self._draining = False
@@ -74,9 +75,14 @@ class Executor:
         return self.slots - len(self.running) - self._tokens
 
     def woken(self, times: int = 1) -> None:
-        """There may be as many runs to claim."""
+        """A bell for each of so many runs."""
         self._tokens = min(self._tokens + times, self.slots)
         self._wake.set()
+
+    def look(self) -> None:
+        """There may be any number of runs that no bell told of."""
+        self._behind = True
+        self.woken()
 
     async def until_free(self) -> None:
         """Returns when a bell would find a free slot."""
@@ -109,12 +115,16 @@ class Executor:
             while self._tokens and not self._draining:
                 room = self.slots - len(self.running)
                 if room <= 0:
+                    self._behind = True
                     break
-                wanted = min(room, self._tokens)
-                self._tokens -= wanted
+                # Behind, bells are no measure any more: it takes what fits, until there is nothing left.
+                wanted = room if self._behind else min(room, self._tokens)
+                self._tokens = max(0, self._tokens - wanted)
                 claimed = await self._claim(wanted)
-                if len(claimed) == wanted:
-                    self._tokens = max(self._tokens, 1)  # there may be more than the bells told of
+                if len(claimed) < wanted:
+                    self._behind = False
+                elif self._behind:
+                    self._tokens = max(self._tokens, 1)
                 for run in claimed:
                     self._start(run)
                 self._slot_freed.set()
