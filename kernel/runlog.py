@@ -187,8 +187,10 @@ class RunLog:
     def end(self, end: End) -> None:
         """Ends the run: its `done` event, its status and what is pending commit together; nothing may follow.
 
-        Messages that were begun and never completed are discarded first.
+        Messages that were begun and never completed are discarded first. Of two ends the first counts.
         """
+        if self.ended:
+            return
         for message_id in list(self._open_messages):
             self.discard(message_id)
         for path in list(self._parked):

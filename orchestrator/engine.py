@@ -58,14 +58,21 @@ class Engine:
             async with asyncio.timeout(max(0.0, budget.timeout_seconds - run.elapsed_seconds)):
                 await self._run_graph(run, pen, agent, budget)
         except TimeoutError:
-            _fail(pen, budget, "expired", "deadline", f"The run took longer than {budget.timeout_seconds:g} seconds.")
+            _fail(
+                pen,
+                budget,
+                "expired",
+                "deadline",
+                f"The run took longer than {budget.timeout_seconds:g} s.",
+                *_TOO_LONG,
+            )
         except UnknownTool as error:
             _fail(pen, budget, "failed", "unknown_tool", error.message, *error.suggestions)
         except LeaseLost:
             raise
         except Exception:
             log.exception("run_broke", run_id=run.id)
-            _fail(pen, budget, "failed", "internal", "Something went wrong inside Longhaul. The operator's log has it.")
+            _fail(pen, budget, "failed", "internal", "Something went wrong inside Longhaul.", *_BROKEN)
 
     async def _run_graph(self, run: ClaimedRun, pen: RunLog, agent: AgentConfig, budget: Budget) -> None:
         request = run.request
@@ -167,6 +174,16 @@ def _model_choice(agent: ModelChoice | None, asked: Any) -> ModelChoice:
         return base
     changes = {"name": asked} if isinstance(asked, str) else asked
     return base.model_copy(update={name: value for name, value in changes.items() if value is not None})
+
+
+_TOO_LONG = (
+    "raise limits.timeout_seconds of the agent or budget.timeout_seconds of the run",
+    "ask for less in one run: what was said so far is in the session",
+)
+_BROKEN = (
+    "send the request again",
+    "if it fails again, give the operator this run's id: the workers' log has the cause",
+)
 
 
 def _fail(pen: RunLog, budget: Budget, status: Any, code: str, message: str, *suggestions: str) -> None:
