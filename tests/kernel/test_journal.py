@@ -10,7 +10,7 @@ import pytest
 from kernel.checkpoints import CheckpointRow, CheckpointWriteRow
 from kernel.errors import LeaseLost
 from kernel.postgres import Pool
-from kernel.runlog import NewMessage, NewStep
+from kernel.runlog import End, NewMessage, NewStep
 from tests.kernel.writing import FINISHED, Writer, ask, commit, expire, log_of, worker
 from tests.waiting import eventually
 
@@ -296,3 +296,14 @@ async def test_the_end_discards_open_messages_and_drops_what_would_never_be_read
     assert row is not None
     assert tuple(row) == ("succeeded", "stop", False)
     assert await own_database.fetchval("SELECT count(*) FROM checkpoints") == 0
+
+
+async def test_of_two_ends_the_first_counts(own_database: Pool, own_org: str, writer: Writer) -> None:
+    run = await ask(own_database, own_org)
+    [claimed] = await worker(own_database).claim(1)
+    pen = writer.pen(claimed)
+    pen.end(FINISHED)
+    pen.end(End("expired", "deadline", FINISHED.usage, {"code": "deadline"}))
+    await pen.committed()
+    assert await own_database.fetchval("SELECT status FROM runs WHERE id = $1", run.id) == "succeeded"
+    assert [type for _, type, _ in await log_of(own_database, run.session_id)] == ["run_queued", "done"]

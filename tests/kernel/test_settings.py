@@ -63,7 +63,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch)
     with pytest.raises(ValidationError):
-        load_settings().slots = 3  # type: ignore[misc]
+        load_settings().slots = 3
 
 
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_a_lease_outlives_one_lost_renewal(monkeypatch: pytest.MonkeyPatch, leas
     if good:
         assert load_settings().lease_renew_seconds == float(renew)
     else:
-        with pytest.raises(BadSettings, match="LONGHAUL_LEASE_RENEW_SECONDS: .*half"):
+        with pytest.raises(BadSettings, match=r"LONGHAUL_LEASE_RENEW_SECONDS: .*half"):
             load_settings()
 
 

@@ -57,7 +57,8 @@ async def test_a_session_has_one_head(transaction: Connection, run: Run) -> None
 
 
 async def test_a_run_has_one_done(transaction: Connection, run: Run) -> None:
-    add = "INSERT INTO events (session_id, seq, org_id, run_id, type, data, at) VALUES ($1, $2, $3, $4, 'done', '{}', now())"
+    add = """INSERT INTO events (session_id, seq, org_id, run_id, type, data, at)
+             VALUES ($1, $2, $3, $4, 'done', '{}', now())"""
     await transaction.execute(add, run.session_id, 2, run.org_id, run.id)
     with pytest.raises(asyncpg.UniqueViolationError):
         await transaction.execute(add, run.session_id, 3, run.org_id, run.id)

@@ -1,0 +1,255 @@
+"""The one check of what a run has left behind: whatever happened to it, its history is whole and makes sense.
+
+`assert_history` reads the run, its session's log and its records from Postgres, and holds them against each other.
+Every test that brings a run to its end calls it, so a rule that is written here is tested everywhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import asyncpg
+import orjson
+
+from kernel.events import EVENT_TYPES
+from kernel.postgres import Pool
+
+# What may follow a state within one attempt. ACT and DELEGATE run side by side when the model asks for both.
+_NEXT_STATES: Mapping[str, frozenset[str]] = {
+    "THINK": frozenset({"ACT", "DELEGATE", "RESPOND"}),
+    "ACT": frozenset({"THINK", "DELEGATE"}),
+    "DELEGATE": frozenset({"THINK", "ACT"}),
+    "RESPOND": frozenset(),
+}
+_BEGINNINGS = frozenset({"run_started", "run_resumed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event of the log; `data` holds its own fields."""
+
+    seq: int
+    run_id: str
+    type: str
+    data: Mapping[str, Any]
+
+    @property
+    def path(self) -> str:
+        return str(self.data.get("path", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A run and all that belongs to it."""
+
+    run: asyncpg.Record
+    events: list[Entry]
+    messages: list[asyncpg.Record]
+    steps: list[asyncpg.Record]
+
+    @property
+    def types(self) -> list[str]:
+        """The types of its events, in order."""
+        return [event.type for event in self.events]
+
+    def of(self, *types: str) -> list[Entry]:
+        """Its events of these types."""
+        return [event for event in self.events if event.type in types]
+
+    def attempts(self) -> list[list[Entry]]:
+        """Its events from each start or resume up to the next."""
+        found: list[list[Entry]] = []
+        for event in self.events:
+            if event.type in _BEGINNINGS:
+                found.append([])
+            if found:
+                found[-1].append(event)
+        return found
+
+
+async def assert_history(database: Pool, run_id: str) -> History:
+    """Checks a run that has ended, and its session's log; returns what it read."""
+    async with database.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+        run = await connection.fetchrow("SELECT * FROM runs WHERE id = $1", run_id)
+        assert run is not None, f"there is no run {run_id}"
+        session = await connection.fetchrow("SELECT * FROM sessions WHERE id = $1", run["session_id"])
+        assert session is not None
+        rows = await connection.fetch(
+            "SELECT seq, run_id, type, data FROM events WHERE session_id = $1 ORDER BY seq", run["session_id"]
+        )
+        messages = await connection.fetch("SELECT * FROM messages WHERE run_id = $1 ORDER BY path, position", run_id)
+        steps = await connection.fetch("SELECT * FROM steps WHERE run_id = $1 ORDER BY finished_at, step_id", run_id)
+    log = [Entry(row["seq"], row["run_id"], row["type"], orjson.loads(row["data"])) for row in rows]
+    history = History(run, [entry for entry in log if entry.run_id == run_id], messages, steps)
+    _check_log(session, log)
+    _check_course(history)
+    _check_end(history)
+    _check_messages(history)
+    _check_states(history)
+    _check_tools(history)
+    _check_delegations(history)
+    return history
+
+
+def _check_log(session: asyncpg.Record, log: list[Entry]) -> None:
+    assert [entry.seq for entry in log] == list(range(1, session["last_seq"] + 1)), "the log has a hole"
+    assert {entry.type for entry in log} <= set(EVENT_TYPES)
+
+
+def _check_course(history: History) -> None:
+    """queued → running ⇄ waiting → an end; attempts and epochs rise."""
+    run, events, types = history.run, history.events, history.types
+    assert types[0] == "run_queued", types
+    assert events[0].seq == run["first_seq"]
+    assert types.count("run_queued") == 1
+    assert types.count("done") == 1, types
+    assert types[-1] == "done", types
+    beginnings = history.of(*_BEGINNINGS)
+    if not beginnings:
+        assert types == ["run_queued", "done"], "something happened before the run started"
+        assert run["status"] in ("cancelled", "expired")
+        assert (run["epoch"], run["attempt"]) == (0, 0)
+    else:
+        assert types[1] in (*_BEGINNINGS, "message_discarded"), types
+        assert types.count("run_started") <= 1
+        attempts = [event.data["attempt"] for event in beginnings]
+        assert attempts == sorted(attempts), attempts
+        assert attempts[0] >= 1
+        assert attempts[-1] <= run["attempt"] <= run["epoch"]
+        assert len(beginnings) <= run["epoch"]
+    epochs = [step["epoch"] for step in history.steps]
+    assert epochs == sorted(epochs), "a step was recorded under an epoch that was over"
+    assert all(1 <= epoch <= run["epoch"] for epoch in epochs)
+    assert not run["head"]
+    assert run["worker"] is None
+    assert run["lease_until"] is None
+    if run["started_at"] is not None:
+        assert run["created_at"] <= run["started_at"] <= run["finished_at"]
+
+
+def _check_end(history: History) -> None:
+    """The run's row is what its events add up to."""
+    run, done = history.run, history.events[-1].data
+    assert done["status"] == run["status"]
+    assert done["finish_reason"] == run["finish_reason"]
+    assert done["usage"] == orjson.loads(run["usage"])
+    for count in ("input_tokens", "output_tokens"):
+        spent = sum(event.data[count] for event in history.of("usage"))
+        assert done["usage"][count] == spent, f"{count}: done says {done['usage'][count]}, the events add up to {spent}"
+    errors = [event.data for event in history.of("error") if not event.path]
+    if run["status"] in ("failed", "expired"):
+        assert len(errors) == 1, history.types
+        assert errors[0] == orjson.loads(run["error"])
+        assert errors[0]["message"]
+        assert errors[0]["suggestions"], f"the error says not what to do: {errors[0]}"
+        assert isinstance(errors[0]["retryable"], bool)
+    else:
+        assert errors == []
+        assert run["error"] is None
+
+
+def _check_messages(history: History) -> None:
+    """Every message that was begun is complete or discarded, and complete ones are their chunks and their record."""
+    chunks: dict[str, list[Entry]] = defaultdict(list)
+    closed: dict[str, Entry] = {}
+    records = {message["id"]: message for message in history.messages}
+    for event in history.of("message_chunk", "message", "message_discarded"):
+        message_id = event.data["message_id"]
+        assert message_id not in closed, f"{event.type} of {message_id} after {closed[message_id].type}"
+        if event.type == "message_chunk":
+            assert event.data["text"]
+            chunks[message_id].append(event)
+            continue
+        closed[message_id] = event
+        if event.type == "message":
+            if message_id in chunks:
+                assert "".join(chunk.data["text"] for chunk in chunks[message_id]) == event.data["content"]
+            assert {chunk.path for chunk in chunks[message_id]} <= {event.path}
+            assert orjson.loads(records[message_id]["content"]) == event.data["content"]
+            assert (records[message_id]["role"], records[message_id]["path"]) == (event.data["role"], event.path)
+        else:
+            assert message_id in chunks, f"{message_id} was discarded and never begun"
+            assert message_id not in records
+    assert chunks.keys() <= closed.keys(), "a message was begun and neither completed nor discarded"
+    answers = [event for event in history.of("message") if not event.path]
+    assert len(answers) == (1 if history.run["status"] == "succeeded" else len(answers))
+    for path, positions in _grouped((message["path"], message["position"]) for message in history.messages).items():
+        assert positions == list(range(len(positions))), f"the transcript of {path!r} has a hole: {positions}"
+
+
+def _check_states(history: History) -> None:
+    """The graph's way: each step was entered, none is finished twice, and states follow as the edges allow."""
+    entered = {event.data["step_id"]: event.data for event in history.of("state_entered")}
+    for step in history.steps:
+        begun = entered[step["step_id"]]
+        assert (begun["state"], begun["path"]) == (step["state"], step["path"])
+        assert step["started_at"] <= step["finished_at"]
+    if history.run["status"] in ("succeeded", "failed") and history.run["finish_reason"] != "poisoned":
+        finished = {step["step_id"] for step in history.steps}
+        unfinished = {id for id, data in entered.items() if id not in finished}
+        assert not unfinished, f"entered and never finished: {unfinished}"
+    for number, attempt in enumerate(history.attempts()):
+        states: dict[str, list[str]] = defaultdict(list)
+        for event in attempt:
+            if event.type == "state_entered":
+                states[event.path].append(event.data["state"])
+        repeated = [id for id, times in Counter(_step_ids(attempt)).items() if times > 1]
+        assert repeated == [], f"entered twice in one attempt: {repeated}"
+        for path, visited in states.items():
+            if number == 0:
+                assert visited[0] == "THINK", f"{path!r} began with {visited[0]}"
+            for one, other in pairwise(visited):
+                assert other in _NEXT_STATES[one], f"{path!r} went from {one} to {other}"
+
+
+def _check_tools(history: History) -> None:
+    """Within an attempt each call is started once and answered once; nothing is answered that was not started."""
+    complete = history.run["status"] == "succeeded"
+    attempts = history.attempts()
+    for number, attempt in enumerate(attempts):
+        started = Counter((e.path, e.data["call_id"]) for e in attempt if e.type == "tool_start")
+        answered = Counter((e.path, e.data["call_id"]) for e in attempt if e.type == "tool_result")
+        denied = {
+            (e.path, e.data["call_id"]) for e in attempt if e.type == "tool_result" and e.data["status"] == "denied"
+        }
+        assert set(started.values()) <= {1}, started
+        assert set(answered.values()) <= {1}, answered
+        assert answered.keys() - started.keys() <= denied
+        if complete and number == len(attempts) - 1:
+            assert started.keys() <= answered.keys(), "a call was started and never answered"
+    for event in history.of("tool_result"):
+        assert event.data["status"] in ("ok", "error", "unknown", "denied")
+        assert event.data["duration_ms"] >= 0
+
+
+def _check_delegations(history: History) -> None:
+    """What a sub-agent says stands between its start and its result."""
+    for attempt in history.attempts():
+        running: set[str] = set()
+        ended: set[str] = set()
+        for event in attempt:
+            if event.type == "delegate_start":
+                assert event.path not in running | ended, f"{event.path} was started twice in one attempt"
+                running.add(event.path)
+            elif event.type == "delegate_result":
+                running.remove(event.path)
+                ended.add(event.path)
+            elif event.path and event.type != "message_discarded":
+                assert event.path in running, f"{event.type} of {event.path}, which is not at work"
+        if history.run["status"] == "succeeded" and attempt[-1].type == "done":
+            assert not running
+
+
+def _step_ids(events: Iterable[Entry]) -> Iterable[str]:
+    return (event.data["step_id"] for event in events if event.type == "state_entered")
+
+
+def _grouped(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for key, value in pairs:
+        found[key].append(value)
+    return found
