@@ -134,6 +134,7 @@ class Stack:
             await program.stop()
         if self._pool is not None:
             await self._pool.close()
+            self._pool = None
 
     async def add_api(self, environment: Mapping[str, str] | None = None) -> Program:
         """One more API process, ready."""
