@@ -1,0 +1,78 @@
+"""Postgres ends connections, with and without the answer to what was asked on them: nothing is lost, nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+
+from cli.rehearsal import Reply
+from tests.e2e.caller import Caller
+from tests.faults.crew import log_bytes, staff
+from tests.faults.relay import AnswersRelay
+from tests.history import assert_history
+from tests.scripts import ScriptedModel
+from tests.stack import Stack
+from tests.waiting import eventually
+
+ALL_OF_OURS = """
+    SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name <> 'the test' AND pid <> pg_backend_pid()
+"""
+
+
+async def test_a_run_survives_the_end_of_every_connection_to_postgres(
+    pair: Stack, pair_caller: Caller, model: ScriptedModel
+) -> None:
+    words = [f"word{number} " for number in range(80)]
+    script = model.script(Reply(tokens=words, token_delay=0.01))
+    async with connected(pair) as connection, pair_caller.following("go on", model=script) as stream:
+        for _ in range(3):
+            await stream.until("message_chunk")
+            assert await connection.fetchval(ALL_OF_OURS) >= 3
+        events = await stream.rest()
+    history = await assert_history(pair.database, events[0].data["run_id"])
+    assert (history.run["status"], history.run["epoch"]) == ("succeeded", 1)
+    assert history.of("message")[0].data["content"] == "".join(words)
+    assert stream.frames == await log_bytes(pair, events[0].data["session_id"])
+    assert (await pair_caller.run("and now?", workflow="echo"))["status"] == "succeeded"
+
+
+async def test_a_commit_whose_answer_was_lost_is_taken_once(
+    pair: Stack, pair_caller: Caller, model: ScriptedModel, folder: Path
+) -> None:
+    words = [f"word{number} " for number in range(60)]
+    script = model.script(Reply(tokens=words, token_delay=0.01))
+    await staff(pair, 0)
+    place = folder / "relay"
+    place.mkdir()
+    async with AnswersRelay(place, pair.database_url).serving() as relay:
+        worker = await pair.add_worker({"DATABASE_URL": relay.url})
+        async with pair_caller.following("go on", model=script) as stream:
+            await stream.until("message_chunk")
+            relay.hold_answers()
+
+            async def committed_unheard() -> bool:
+                return b"committed" in relay.kept_back
+
+            await eventually(committed_unheard, what="a commit is made and its answer kept back")
+            await relay.drop_connections()
+            events = await stream.rest()
+        await worker.stop()
+    history = await assert_history(pair.database, events[0].data["run_id"])
+    assert (history.run["status"], history.run["epoch"]) == ("succeeded", 1)
+    assert "".join(event.data["text"] for event in history.of("message_chunk")) == "".join(words)
+    assert stream.frames == await log_bytes(pair, events[0].data["session_id"])
+    await staff(pair, 1)
+
+
+@asynccontextmanager
+async def connected(stack: Stack) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection that is not of the stack."""
+    connection = await asyncpg.connect(stack.database_url, server_settings={"application_name": "the test"})
+    try:
+        yield connection
+    finally:
+        await connection.close()
