@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -68,6 +68,21 @@ async def test_a_commit_whose_answer_was_lost_is_taken_once(
     await staff(pair, 1)
 
 
+async def test_a_follower_whose_connection_to_postgres_ends_still_gets_the_whole_log(
+    pair: Stack, pair_caller: Caller
+) -> None:
+    run = await pair_caller.run("said once", workflow="echo")
+    # Of a session: the stream of a run that has ended asks for the place of its end before it begins.
+    path = f"/v1/sessions/{run['session_id']}/events"
+    async with connected(pair) as connection, AsyncExitStack() as streams:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+            stream = await streams.enter_async_context(pair_caller.stream(path))
+            await end_whoever_waits_to_read(connection, "events")
+        await stream.until("done")
+    assert stream.frames == await log_bytes(pair, run["session_id"])
+
+
 @asynccontextmanager
 async def connected(stack: Stack) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A connection that is not of the stack."""
@@ -76,3 +91,19 @@ async def connected(stack: Stack) -> AsyncIterator[asyncpg.Connection[asyncpg.Re
         yield connection
     finally:
         await connection.close()
+
+
+async def end_whoever_waits_to_read(connection: asyncpg.Connection[asyncpg.Record], table: str) -> None:
+    """Waits for the first that waits for the table's lock, and ends its connection."""
+
+    async def ended() -> bool:
+        return bool(
+            await connection.fetchval(
+                "SELECT count(pg_terminate_backend(l.pid, 5000)) FROM pg_locks l"
+                " JOIN pg_stat_activity a ON a.pid = l.pid"
+                " WHERE NOT l.granted AND l.relation = $1::regclass AND a.query LIKE '%SELECT%'",
+                table,
+            )
+        )
+
+    await eventually(ended, what=f"someone waits to read {table}")
