@@ -3,27 +3,21 @@
 A raw ASGI answer, because a viewer should cost little: a cursor on the hub's feed and one task that waits for the
 client to leave. Whatever the feed can't give is read from the log, in pages, so that a slow or far behind viewer
 holds no memory. A stream of one run ends after its `done`; a client that goes away changes nothing for the run.
-While Postgres is away a stream stays open and waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from typing import Final
 
-import structlog
 from starlette.types import Receive, Scope, Send
 
 from kernel.hub import Feed, Frames, Hub, Viewer
-from kernel.postgres import UNAVAILABLE, Pool
+from kernel.postgres import Pool
 from kernel.replay import read_frames
 
-log = structlog.get_logger(__name__)
-
 _PAGE: Final = 200
-_LONGEST_PAUSE: Final = 2.0
 _MOST_AT_ONCE: Final = 64 * 1024
 _HEARTBEAT: Final = b":\n\n"
 
@@ -97,26 +91,12 @@ class EventStream:
     async def _catch_up(self, viewer: Viewer, send: Send) -> bool:
         """Sends what the log has after the cursor. True if the stream ends there."""
         while not viewer.closed:
-            page = await self._read_page(viewer)
+            page = await read_frames(self._db, self._org_id, self._session_id, after=self._cursor, limit=_PAGE)
             if page and await self._send(page, send):
                 return True
             if len(page) < _PAGE:
                 return False
         return False
-
-    async def _read_page(self, viewer: Viewer) -> list[Frames]:
-        """What the log has next; waits for Postgres as long as there is a viewer."""
-        pause = 0.1
-        while not viewer.closed:
-            try:
-                return await read_frames(self._db, self._org_id, self._session_id, after=self._cursor, limit=_PAGE)
-            except UNAVAILABLE as error:
-                log.warning("log_not_read", session_id=self._session_id, error=repr(error), retry_in=pause)
-            with contextlib.suppress(TimeoutError):
-                # Jitter: after an outage not all viewers read at once. Whatever wakes this one is worth a new try.
-                await asyncio.wait_for(viewer.wait(), pause * random.uniform(0.5, 1.0))  # noqa: S311
-            pause = min(pause * 2, _LONGEST_PAUSE)
-        return []
 
     async def _send(self, frames: list[Frames], send: Send) -> bool:
         """Sends what belongs to this stream, moves the cursor. True if the run's `done` was in it."""
