@@ -38,7 +38,7 @@ class Shaky:
 
     async def command(self, *words: str) -> None:
         client = Redis.from_url(self.redis.url)
-        await client.execute_command(*words)  # type: ignore[no-untyped-call]
+        await client.execute_command(*words)
         await client.aclose()
 
 

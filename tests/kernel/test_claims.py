@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from itertools import chain
 
+from kernel.checkpoints import CheckpointRow
+from kernel.ids import new_id
 from kernel.postgres import Pool
+from kernel.runlog import NewMessage
 from kernel.runs import cancel
 from kernel.tenants import ensure_org
-from tests.kernel.writing import FINISHED, Writer, ask, expire, worker
+from tests.kernel.writing import FINISHED, Writer, ask, expire, log_of, worker
 
 
 async def test_an_org_with_200_queued_runs_does_not_delay_the_first_of_another(
@@ -127,3 +130,42 @@ async def test_a_claim_brings_the_conversation_so_far_and_its_own_input(
     assert [(message.role, message.content) for message in claimed.messages] == [("user", "two")]
     assert claimed.turn == 2
     assert claimed.agent["name"] == "assistant"
+
+
+async def test_the_next_owner_is_told_what_the_last_one_left(own_database: Pool, own_org: str, writer: Writer) -> None:
+    run = await ask(own_database, own_org)
+    pen = writer.pen((await worker(own_database, "dead:1").claim(1))[0])
+    pen.say("usage", {"input_tokens": 5, "output_tokens": 6, "cost": 0.0})
+    pen.say("usage", {"input_tokens": 10, "output_tokens": 20, "cost": 0.0, "path": "helper:2"})
+    for message_id in ("msg_whole", "msg_void", "msg_begun", "msg_begun_too"):
+        pen.chunk(message_id, "text")
+    pen.say("message", {"message_id": "msg_whole", "role": "assistant", "content": "text"})
+    pen.discard("msg_void")
+    pen.record_message(NewMessage(new_id("msg"), "", 1, "assistant", "kept"))
+    pen.stage_checkpoint(CheckpointRow(run.id, "", "c1", None, "msgpack", b"state", b"metadata"))
+    await pen.committed()
+    await expire(own_database, run.id)
+
+    heir = worker(own_database, "heir:2")
+    [claimed] = await heir.claim(1)
+    taken, unfinished = await heir.take_over(claimed)
+    assert sorted(unfinished) == ["msg_begun", "msg_begun_too"]
+    assert (taken.input_tokens, taken.output_tokens) == (15, 26)
+    assert [(message.position, message.content) for message in taken.messages] == [(0, "hello"), (1, "kept")]
+
+    new_pen = writer.pen(taken)
+    new_pen.take_over(unfinished, taken.input_tokens, taken.output_tokens)
+    assert new_pen.usage() == {"input_tokens": 15, "output_tokens": 26, "cost": 0.0}
+    new_pen.end(FINISHED)
+    await new_pen.committed()
+    types = [type for _, type, _ in await log_of(own_database, run.session_id)]
+    assert types[-3:] == ["message_discarded", "message_discarded", "done"]
+
+
+async def test_a_run_that_nobody_owned_before_left_nothing(own_database: Pool, own_org: str) -> None:
+    await ask(own_database, own_org)
+    heir = worker(own_database)
+    [claimed] = await heir.claim(1)
+    taken, unfinished = await heir.take_over(claimed)
+    assert unfinished == []
+    assert taken == claimed

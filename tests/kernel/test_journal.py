@@ -213,7 +213,7 @@ async def test_a_commit_whose_connection_broke_is_sent_again_and_written_once(
     assert [type for _, type, _ in await log_of(own_database, run.session_id)] == ["run_queued", "run_started"]
 
 
-async def test_data_that_the_database_refuses_harms_no_other_run(
+async def test_data_that_the_database_refuses_ends_its_run_and_harms_no_other(
     own_database: Pool, own_org: str, writer: Writer
 ) -> None:
     runs = [await ask(own_database, own_org) for _ in range(3)]
@@ -225,7 +225,11 @@ async def test_data_that_the_database_refuses_harms_no_other_run(
         pen.say("run_started", {})
     outcomes = await asyncio.gather(*(pen.committed() for pen in pens), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [LeaseLost, type(None), type(None)]
-    assert [len(await log_of(own_database, run.session_id)) for run in runs] == [1, 2, 2]
+    assert [len(await log_of(own_database, run.session_id)) for run in runs] == [3, 2, 2]
+    log = await log_of(own_database, runs[0].session_id)
+    assert [type for _, type, _ in log] == ["run_queued", "error", "done"]
+    assert orjson.loads(log[1][2])["code"] == "unstorable"
+    assert await own_database.fetchval("SELECT status FROM runs WHERE id = $1", runs[0].id) == "failed"
 
 
 async def test_what_a_step_concludes_is_written_with_its_checkpoint_and_not_before(
