@@ -8,12 +8,12 @@ from pathlib import Path
 
 import asyncpg
 
-from cli.rehearsal import Reply
+from cli.rehearsal import Hang, Reply, ToolCall
 from tests.e2e.caller import Caller
-from tests.faults.crew import log_bytes, staff
+from tests.faults.crew import holder, log_bytes, staff
 from tests.faults.relay import AnswersRelay
 from tests.history import assert_history
-from tests.scripts import ScriptedModel
+from tests.scripts import ScriptedModel, said
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -70,6 +70,28 @@ async def test_a_commit_whose_answer_was_lost_is_taken_once(
     assert "".join(event.data["text"] for event in history.of("message_chunk")) == "".join(words)
     assert stream.frames == await log_bytes(pair, events[0].data["session_id"])
     await staff(pair, 1)
+
+
+async def test_a_run_that_is_being_resumed_survives_the_end_of_its_connection(
+    mortal: Stack, caller: Caller, model: ScriptedModel
+) -> None:
+    await staff(mortal, 2)
+    script = model.script(
+        Reply(tool_calls=[ToolCall("python", {"code": "6 * 7"})]), Reply(fault=Hang(None)), said("it is 42")
+    )
+    async with connected(mortal) as connection, caller.following("6 times 7?", model=script) as stream:
+        first = holder(mortal, (await stream.until("run_started")).data)
+        await stream.until("tool_result")
+        await stream.until("state_entered", state="THINK")
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE")
+            await first.kill()
+            await end_whoever_waits_to_read(connection, "checkpoints")
+        events = await stream.rest()
+    history = await assert_history(mortal.database, events[0].data["run_id"])
+    assert (history.run["status"], history.run["attempt"]) == ("succeeded", 2)
+    assert history.of("message")[0].data["content"] == "it is 42"
+    assert len(history.of("tool_start")) == 1
 
 
 async def test_a_stream_whose_connection_to_postgres_ends_is_ended_in_order_and_can_be_resumed(
