@@ -79,7 +79,7 @@ class Events:
     async def follow_run(self, call: Call[None, EventsQuery]) -> Answer:
         run = await get_run(self._db, call.org_id, call.path["run_id"])
         after = max(await self._start(call, run.session_id), run.first_seq - 1)
-        if run.finished_at is not None:
+        if after >= run.first_seq:  # looked up only now: the run may have ended since it was read
             last = await done_seq(self._db, run.id)
             if last is not None and after >= last:
                 return Answer(status=204)  # tells an EventSource not to come back

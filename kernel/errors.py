@@ -84,6 +84,12 @@ class StoreUnavailable(OperatorError):
     code = "store_unavailable"
 
 
+class Unstorable(LonghaulError):
+    """A run produced something that can't be kept."""
+
+    code = "unstorable"
+
+
 class LeaseLost(LonghaulError):
     """This worker no longer owns the run: its epoch is over. Stop, write nothing more."""
 

@@ -5,10 +5,13 @@ A frame is made of the stored row alone, so a live stream, a replay and a resume
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import orjson
+
+from kernel.errors import Unstorable
 
 EventType: TypeAlias = Literal[
     "run_queued",
@@ -45,11 +48,17 @@ def encode_json(value: Any) -> str:
     """`value` as JSON that Postgres can keep: no NUL, no lone surrogates.
 
     Both can come out of a model or a tool; they are shown as U+FFFD.
+
+    Raises:
+        Unstorable: it is nested too deep, or holds what JSON has no word for.
     """
     try:
         encoded = orjson.dumps(value).decode()
-    except TypeError:  # a lone surrogate
-        return orjson.dumps(printable(value)).decode()
+    except TypeError:  # a lone surrogate, a number beyond 64 bits, or deep nesting
+        try:
+            return json.dumps(printable(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise Unstorable(f"a value can't be kept as JSON: {error}") from None
     if "\\u0000" in encoded:
         return orjson.dumps(printable(value)).decode()
     return encoded

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from kernel.fanout import channel_of
 from kernel.journal import SQL
-from kernel.postgres import UNAVAILABLE, Pool
+from kernel.postgres import STORE_ERRORS, Pool
 
 log = structlog.get_logger(__name__)
 
@@ -70,9 +70,9 @@ class Viewer:
 
 
 class Feed:
-    """What is known of one followed session."""
+    """What is known of one followed session. `known` is the last seq that has reached anyone here."""
 
-    __slots__ = ("_bytes", "_ring", "channel", "idle_since", "org_id", "session_id", "subscribed", "viewers")
+    __slots__ = ("_bytes", "_ring", "channel", "idle_since", "known", "org_id", "session_id", "subscribed", "viewers")
 
     def __init__(self, org_id: str, session_id: str) -> None:
         self.org_id = org_id
@@ -81,6 +81,7 @@ class Feed:
         self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.viewers: set[Viewer] = set()
         self.idle_since = 0.0
+        self.known = 0
         self._ring: deque[Frames] = deque()
         self._bytes = 0
 
@@ -102,10 +103,17 @@ class Feed:
             self._ring.clear()
             self._bytes = 0
         self._ring.append(frames)
+        self.known = max(self.known, frames.last)
         self._bytes += len(frames.data)
         while self._bytes > _RING_BYTES and len(self._ring) > 1:
             self._bytes -= len(self._ring.popleft().data)
         for viewer in self.viewers:
+            viewer.wake()
+
+    def close(self) -> None:
+        """Ends all its streams."""
+        for viewer in self.viewers:
+            viewer.closed = True
             viewer.wake()
 
     def distrust(self) -> None:
@@ -153,9 +161,7 @@ class Hub:
         """Ends all streams; safe in a signal handler of the loop's thread."""
         self._closing = True
         for feed in self._feeds.values():
-            for viewer in feed.viewers:
-                viewer.closed = True
-                viewer.wake()
+            feed.close()
 
     @asynccontextmanager
     async def follow(
@@ -241,9 +247,15 @@ class Hub:
             return
         if answer[0] == b"message":
             head, _, data = answer[2].partition(b"\n")
-            first, last, run_id, final = head.split(b" ")
+            try:
+                first, last, run_id, final = head.split(b" ")
+                frames = Frames(int(first), int(last), run_id.decode(), final == b"1", data)
+            except ValueError:
+                log.warning("pubsub_message_malformed", session_id=feed.session_id, effect="its log is read instead")
+                feed.distrust()
+                return
             if data:
-                feed.add(Frames(int(first), int(last), run_id.decode(), final == b"1", data))
+                feed.add(frames)
             else:
                 feed.distrust()
         elif answer[0] == b"subscribe":
@@ -284,12 +296,16 @@ class Hub:
             return
         try:
             rows = await self._db.fetch(SQL.last_seqs, list(followed))
-        except UNAVAILABLE as error:
+        except STORE_ERRORS as error:
             log.warning("hub_audit_failed", error=str(error))
             return
         for row in rows:
-            if row["last_seq"] > followed[row["id"]].tail:
-                followed[row["id"]].distrust()
+            feed = followed.pop(row["id"])
+            if row["last_seq"] > feed.known:
+                feed.known = row["last_seq"]
+                feed.distrust()
+        for feed in followed.values():  # these sessions were deleted
+            feed.close()
 
     async def _forget_idle(self, now: float) -> None:
         idle = [feed for feed in self._feeds.values() if not feed.viewers and now - feed.idle_since > _LINGER]

@@ -21,7 +21,7 @@ import structlog
 from kernel.events import encode_json, render_frame, render_time
 from kernel.fanout import Publisher
 from kernel.postgres import UNAVAILABLE, Pool
-from kernel.runlog import Batch, Owner, RunLog
+from kernel.runlog import Batch, End, Owner, RunLog
 from kernel.sql import statements
 
 SQL = statements(__package__, "journal.sql")
@@ -42,6 +42,7 @@ class _Slice:
     batch: Batch
     waiters: list[asyncio.Future[None]]
     number: int
+    last_words: bool = False
 
 
 @dataclass(slots=True)
@@ -61,8 +62,8 @@ class Journal:
         self._db = db
         self._publisher = publisher
         self._on_next_run = on_next_run
-        self._due: dict[str, RunLog] = {}
-        self._soon: dict[str, RunLog] = {}
+        self._due: set[RunLog] = set()
+        self._soon: set[RunLog] = set()
         self._wake = asyncio.Event()
         self._closing = False
         self.figures = JournalFigures()
@@ -88,23 +89,23 @@ class Journal:
 
     def _is_due(self, run: RunLog) -> None:
         if not run.lost:
-            self._due[run.owner.run_id] = run
+            self._due.add(run)
             self._wake.set()
 
     def _is_due_soon(self, run: RunLog) -> None:
         if not self._soon:
             asyncio.get_running_loop().call_later(_SOON, self._soon_is_now)
-        self._soon[run.owner.run_id] = run
+        self._soon.add(run)
 
     def _soon_is_now(self) -> None:
-        soon, self._soon = self._soon, {}
-        for run in soon.values():
+        soon, self._soon = self._soon, set()
+        for run in soon:
             self._is_due(run)
 
     def _take(self) -> list[_Slice]:
-        due, self._due = self._due, {}
+        due, self._due = self._due, set()
         slices = []
-        for run in sorted(due.values(), key=lambda run: run.owner.session_id):
+        for run in sorted(due, key=lambda run: run.owner.session_id):
             batch, waiters = run.take()
             if batch.empty:
                 _resolve(waiters)
@@ -117,20 +118,23 @@ class Journal:
         if not slices:
             return
         started = time.perf_counter()
-        arguments = _arguments(slices)
         pause = 0.05
         while True:
             try:
-                rows = await self._db.fetch(SQL.commit, *arguments)
+                rows = await self._db.fetch(SQL.commit, *_arguments(slices))
                 break
             except _RETRY as error:
                 if isinstance(error, ValueError):  # asyncpg can't encode it: no use in trying again
                     await self._commit_singly(slices)
                     return
                 log.warning("journal_commit_failed", error=repr(error), runs=len(slices), retry_in=pause)
+                if self._closing and pause >= 1.0:
+                    for piece in slices:  # Postgres is away, and this process is to end
+                        piece.run.lose(piece.waiters)
+                    return
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
-            except asyncpg.PostgresError:
+            except Exception:  # the writer serves all runs: nothing that one of them says may end it
                 await self._commit_singly(slices)
                 return
         self.figures.commits += 1
@@ -142,18 +146,24 @@ class Journal:
 
     async def _commit_singly(self, slices: list[_Slice]) -> None:
         """One run's data can't be stored, and the others must not suffer: each goes alone."""
-        if len(slices) == 1:
-            log.exception("journal_refused_by_database", run_id=slices[0].run.owner.run_id)
-            _lose(slices[0])
-        else:
+        if len(slices) > 1:
             for piece in slices:
                 await self._commit([piece])
+            return
+        [piece] = slices
+        log.exception("journal_could_not_store", run_id=piece.run.owner.run_id)
+        if piece.last_words:
+            piece.run.lose(piece.waiters)
+        else:
+            # The run ends here, saying why; on another worker it would only end the same way.
+            piece.run.lose(piece.waiters)
+            await self._commit([_Slice(piece.run, _unstorable(piece.run), [], piece.number, last_words=True)])
 
     def _settle(self, piece: _Slice, row: asyncpg.Record) -> None:
         owner = piece.run.owner
         if row["outcome"] == "refused":
             log.warning("epoch_over", run_id=owner.run_id, epoch=owner.epoch)
-            _lose(piece)
+            piece.run.lose(piece.waiters)
             return
         if row["outcome"] == "committed":
             self._publish(piece, row["first_seq"], render_time(row["at"]))
@@ -189,8 +199,16 @@ def _resolve(waiters: list[asyncio.Future[None]]) -> None:
             waiter.set_result(None)
 
 
-def _lose(piece: _Slice) -> None:
-    piece.run.lose(piece.waiters)
+def _unstorable(run: RunLog) -> Batch:
+    error = {
+        "code": "unstorable",
+        "message": "The run produced something that can't be stored.",
+        "retryable": False,
+        "suggestions": ["the operator's log has the reason under this run's id"],
+    }
+    end = End("failed", "unstorable", run.usage(), error)
+    done = {"status": end.status, "finish_reason": end.finish_reason, "usage": end.usage}
+    return Batch(events=[("error", encode_json(error)), ("done", encode_json(done))], end=end)
 
 
 def _json(rows: list[dict[str, Any]]) -> str | None:
@@ -208,7 +226,7 @@ def _arguments(slices: list[_Slice]) -> tuple[Any, ...]:
     checkpoints = [(number, row) for number, piece in numbered for row in piece.batch.checkpoints.values()]
     writes = [(number, row) for number, piece in numbered for row in piece.batch.writes]
     messages = [
-        {"slice": number, "turn": piece.run.owner.turn, **asdict(message)}
+        f'{{"slice":{number},"turn":{piece.run.owner.turn},{message[1:]}'
         for number, piece in numbered
         for message in piece.batch.messages
     ]
@@ -224,7 +242,7 @@ def _arguments(slices: list[_Slice]) -> tuple[Any, ...]:
         [event[1] for event in events],
         [event[2] for event in events],
         [event[3] for event in events],
-        _json(messages),
+        f"[{','.join(messages)}]" if messages else None,
         _json(steps),
         _json(ends),
         [number for number, _ in checkpoints],

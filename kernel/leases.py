@@ -8,13 +8,13 @@ A run whose lease ran out may be claimed by anyone, with the next epoch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
 import orjson
 
-from kernel.postgres import Connection, Pool
+from kernel.postgres import Connection, Pool, patiently
 from kernel.sql import statements
 
 SQL = statements(__package__, "leases.sql")
@@ -39,6 +39,8 @@ class ClaimedRun:
 
     `history` holds the conversation before this turn, oldest first, as {"role", "content"}; `messages` those
     of this turn: the input and, where an earlier attempt died, what it had committed.
+    `input_tokens` and `output_tokens` are what earlier owners used, `announced` whether one of them said
+    `run_started`: known after `Leases.take_over`.
     `attempt` counts from 1; `pickup_seconds` is the time from its creation to its first start,
     `elapsed_seconds` the time since then.
     """
@@ -61,6 +63,9 @@ class ClaimedRun:
     agent: dict[str, Any]
     history: list[dict[str, Any]]
     messages: list[StoredMessage]
+    input_tokens: int = 0
+    output_tokens: int = 0
+    announced: bool = False
 
 
 class Leases:
@@ -72,9 +77,11 @@ class Leases:
         self.lease_seconds = lease_seconds
         self._history_limit = history_limit
 
-    async def claim(self, limit: int) -> list[ClaimedRun]:
-        """Up to `limit` runs, the fairest first."""
-        rows = await self._db.fetch(SQL.claim, self.worker, limit, self.lease_seconds, self._history_limit)
+    async def claim(self, limit: int, *, running: Sequence[str] = ()) -> list[ClaimedRun]:
+        """Up to `limit` runs, the fairest first, and none of `running`, which this worker has."""
+        rows = await self._db.fetch(
+            SQL.claim, self.worker, limit, self.lease_seconds, self._history_limit, list(running)
+        )
         return [_claimed(row) for row in rows]
 
     async def renew(self, owned: dict[str, int]) -> dict[str, bool]:
@@ -90,10 +97,21 @@ class Leases:
         """Puts the runs of `owned` (id to epoch) back into the queue; returns those that were still owned."""
         return [row["id"] for row in await self._db.fetch(SQL.hand_back, list(owned), list(owned.values()))]
 
-    async def unfinished_messages(self, run: ClaimedRun) -> list[str]:
-        """Ids of messages that a dead attempt of `run` began to stream and never completed."""
-        rows = await self._db.fetch(SQL.unfinished_messages, run.id, run.session_id, run.first_seq)
-        return [row["id"] for row in rows]
+    async def take_over(self, run: ClaimedRun) -> tuple[ClaimedRun, list[str]]:
+        """For a run that others owned before: `run` with all that they have left, and the ids of the messages that
+        they began to stream and never completed."""
+        arguments = (run.id, run.org_id, run.session_id, run.turn, run.first_seq)
+        row = await patiently(lambda: self._db.fetchrow(SQL.left_behind, *arguments))
+        assert row is not None
+        input_tokens, output_tokens = orjson.loads(row["tokens"])
+        caught_up = replace(
+            run,
+            messages=_messages(row["messages"]),
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            announced=row["announced"],
+        )
+        return caught_up, orjson.loads(row["unfinished"])
 
     async def beat(self, *, host: str, pid: int, slots: int, running: int, figures: dict[str, Any]) -> None:
         """Tells operators that this worker lives, how full it is, and its counters since it started."""
@@ -109,5 +127,9 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
     fields["agent"] = orjson.loads(fields.pop("config"))
     fields["request"] = orjson.loads(fields["request"])
     fields["history"] = orjson.loads(fields["history"] or "[]")
-    fields["messages"] = [StoredMessage(**message) for message in orjson.loads(fields["messages"] or "[]")]
+    fields["messages"] = _messages(fields["messages"])
     return ClaimedRun(**fields)
+
+
+def _messages(text: str | None) -> list[StoredMessage]:
+    return [StoredMessage(**message) for message in orjson.loads(text or "[]")]

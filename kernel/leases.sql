@@ -7,6 +7,7 @@
 WITH dead AS (
     SELECT r.id, r.session_id FROM runs r JOIN sessions s ON s.id = r.session_id
     WHERE r.status = 'running' AND r.lease_until < clock_timestamp()
+      AND r.id <> ALL ($5::text[])  -- a worker that was paused still has these: it renews or loses them
     ORDER BY r.lease_until LIMIT $2 FOR NO KEY UPDATE OF r, s SKIP LOCKED
 ), queued AS (
     SELECT r.id, r.session_id FROM runs r JOIN sessions s ON s.id = r.session_id
@@ -42,21 +43,37 @@ SELECT c.id, c.org_id, c.session_id, c.turn, c.agent_id, c.agent_version, c.work
 FROM claimed c JOIN agent_versions v ON v.agent_id = c.agent_id AND v.version = c.agent_version
 ORDER BY c.vtag, c.id;
 
--- name: unfinished_messages
--- The messages of run $1 in session $2 (log from $3 on) that have chunks but were neither completed nor discarded.
-SELECT DISTINCT e.data ->> 'message_id' AS id
-FROM events e
-WHERE e.session_id = $2 AND e.seq >= $3 AND e.run_id = $1 AND e.type = 'message_chunk'
-  AND NOT EXISTS (SELECT 1 FROM events d
-                  WHERE d.session_id = $2 AND d.seq >= $3 AND d.run_id = $1
-                    AND d.type IN ('message', 'message_discarded')
-                    AND d.data ->> 'message_id' = e.data ->> 'message_id');
+-- name: left_behind
+-- What earlier owners of run $1 (org $2, session $3, turn $4, log from $5 on) have committed. To be asked under the new
+-- epoch: only then can nothing be added any more.
+SELECT coalesce((SELECT json_agg(DISTINCT e.data ->> 'message_id')
+                 FROM events e
+                 WHERE e.session_id = $3 AND e.seq >= $5 AND e.run_id = $1 AND e.type = 'message_chunk'
+                   AND NOT EXISTS (SELECT 1 FROM events d
+                                   WHERE d.session_id = $3 AND d.seq >= $5 AND d.run_id = $1
+                                     AND d.type IN ('message', 'message_discarded')
+                                     AND d.data ->> 'message_id' = e.data ->> 'message_id')), '[]') AS unfinished,
+       (SELECT json_build_array(coalesce(sum((u.data ->> 'input_tokens')::bigint), 0),
+                                coalesce(sum((u.data ->> 'output_tokens')::bigint), 0))
+        FROM events u
+        WHERE u.session_id = $3 AND u.seq >= $5 AND u.run_id = $1 AND u.type = 'usage') AS tokens,
+       (SELECT json_agg(json_build_object('path', m.path, 'position', m.position, 'id', m.id, 'role', m.role,
+                            'content', m.content, 'tool_calls', m.tool_calls, 'tool_call_id', m.tool_call_id)
+                        ORDER BY m.path, m.position)
+        FROM messages m WHERE m.org_id = $2 AND m.session_id = $3 AND m.turn = $4) AS messages,
+       EXISTS (SELECT 1 FROM events e
+               WHERE e.session_id = $3 AND e.seq >= $5 AND e.run_id = $1 AND e.type = 'run_started') AS announced;
 
 -- name: renew
 -- Extends the leases of runs $1 under epochs $2 by $3 seconds. A run that is missing in the answer is lost.
+-- Locks in the order in which the journal does, by session.
+WITH mine AS (
+    SELECT r.id FROM unnest($1::text[], $2::integer[]) AS m (id, epoch)
+    JOIN runs r ON r.id = m.id AND r.epoch = m.epoch AND r.status = 'running'
+    ORDER BY r.session_id FOR NO KEY UPDATE OF r
+)
 UPDATE runs r SET lease_until = clock_timestamp() + make_interval(secs => $3)
-FROM unnest($1::text[], $2::integer[]) AS mine (id, epoch)
-WHERE r.id = mine.id AND r.epoch = mine.epoch AND r.status = 'running'
+FROM mine WHERE r.id = mine.id
 RETURNING r.id, r.cancel_requested_at IS NOT NULL AS cancelled;
 
 -- name: cancel_requests

@@ -6,11 +6,16 @@ takes milliseconds, and one that takes 30 seconds never will.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias, TypeVar
 
 import asyncpg
 
 from kernel.errors import StoreUnavailable
+
+T = TypeVar("T")
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -20,12 +25,31 @@ UNAVAILABLE = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection whose server hung up, handed out before that was noticed
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
 )
+
+
+# What a loop that looks again anyway logs and survives.
+STORE_ERRORS = (*UNAVAILABLE, asyncpg.PostgresError)
+
+
+async def patiently(call: Callable[[], Awaitable[T]], *, patience: float = 10.0) -> T:
+    """Makes a call that only reads, again and again while Postgres is away, for `patience` seconds at most."""
+    give_up = time.monotonic() + patience
+    pause = 0.05
+    while True:
+        try:
+            return await call()
+        except UNAVAILABLE:
+            if time.monotonic() + pause > give_up:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 1.0)
 
 
 class PlainConnection(asyncpg.Connection):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kernel.checkpoints import CheckpointRow, CheckpointWriteRow
@@ -63,10 +63,13 @@ class End:
 
 @dataclass(slots=True)
 class Batch:
-    """What one run has pending. `events` are (type, encoded fields)."""
+    """What one run has pending. `events` are (type, encoded fields), `messages` encoded `NewMessage`s.
+
+    They are encoded when they are said: what can't be is then the sayer's trouble, and not the journal's.
+    """
 
     events: list[tuple[str, str]] = field(default_factory=list)
-    messages: list[NewMessage] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     steps: list[NewStep] = field(default_factory=list)
     checkpoints: dict[tuple[str, str], CheckpointRow] = field(default_factory=dict)
     writes: list[CheckpointWriteRow] = field(default_factory=list)
@@ -135,8 +138,15 @@ class RunLog:
         self._chunk_text.append(text)
         self._wake(self)
 
+    def take_over(self, unfinished: Sequence[str], input_tokens: int, output_tokens: int) -> None:
+        """Goes on from what earlier owners left: discards messages they never completed, counts what they used."""
+        for message_id in unfinished:
+            self.discard(message_id)
+        self._input_tokens += input_tokens
+        self._output_tokens += output_tokens
+
     def usage(self) -> dict[str, Any]:
-        """What the `usage` events said so far, added up; for a run that is ended from outside."""
+        """What the run's `usage` events said so far, added up. Prices are not known here, so the cost is 0."""
         return {"input_tokens": self._input_tokens, "output_tokens": self._output_tokens, "cost": 0.0}
 
     def discard(self, message_id: str) -> None:
@@ -160,7 +170,7 @@ class RunLog:
 
     def record_message(self, message: NewMessage) -> None:
         """Keeps a message record."""
-        self._park(message.path).messages.append(message)
+        self._park(message.path).messages.append(encode_json(asdict(message)))
 
     def record_step(self, step: NewStep) -> None:
         """Keeps a finished step."""

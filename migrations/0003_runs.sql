@@ -84,6 +84,10 @@ BEGIN
         RETURN;
     END IF;
     PERFORM 1 FROM sessions WHERE id = v_session FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        outcome := 'not_found';  -- deleted while we waited
+        RETURN;
+    END IF;
     outcome := cancel_locked_run(p_run, clock_timestamp());
     SELECT s.id, s.last_seq, s.head_run_id INTO session_id, last_seq, next_run FROM sessions s WHERE id = v_session;
 END $$;

@@ -56,7 +56,3 @@ class Budget:
         if self.max_tokens is not None and self.input_tokens + self.output_tokens >= self.max_tokens:
             return "token_limit"
         return None
-
-    def usage(self) -> dict[str, Any]:
-        """The run's usage as callers see it. Prices are not known here, so the cost is 0."""
-        return {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens, "cost": 0.0}

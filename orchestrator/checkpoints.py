@@ -41,7 +41,7 @@ from langgraph.types import Interrupt, Overwrite, Send
 
 from kernel.checkpoints import CheckpointRow, CheckpointWriteRow
 from kernel.errors import LonghaulError
-from kernel.postgres import Pool
+from kernel.postgres import Pool, patiently
 from kernel.sql import statements
 
 SQL = statements(__package__, "checkpoints.sql")
@@ -297,7 +297,8 @@ class PostgresCheckpoints(BaseCheckpointSaver[int]):
             elif self._fresh:
                 return None
         checkpoint_id = get_checkpoint_id(config)
-        row = await self._pool.fetchrow(SQL.get_checkpoint, self._org_id, thread_id, namespace, checkpoint_id)
+        arguments = (self._org_id, thread_id, namespace, checkpoint_id)
+        row = await patiently(lambda: self._pool.fetchrow(SQL.get_checkpoint, *arguments))
         return None if row is None else self._tuple(row, _load_dict(row, "metadata"))
 
     async def alist(

@@ -17,9 +17,10 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 from kernel.agents import AgentConfig, MemoryConfig, ModelChoice, SubAgentConfig
-from kernel.errors import LeaseLost
+from kernel.errors import LeaseLost, LonghaulError, StoreUnavailable
+from kernel.events import RunStatus
 from kernel.leases import ClaimedRun
-from kernel.postgres import Pool
+from kernel.postgres import UNAVAILABLE, Pool
 from kernel.runlog import End, RunLog
 from memory.port import Memory
 from orchestrator.budget import Budget
@@ -51,28 +52,40 @@ class Engine:
         Raises:
             asyncio.CancelledError: the caller cancelled; the run is not ended.
             LeaseLost: the run is another worker's by now.
+            StoreUnavailable: Postgres is away; the run is not ended and can go on elsewhere.
         """
-        agent = AgentConfig.model_validate(run.agent)
-        budget = Budget.of(agent.limits, run.request.get("budget"))
         try:
-            async with asyncio.timeout(max(0.0, budget.timeout_seconds - run.elapsed_seconds)):
+            agent = AgentConfig.model_validate(run.agent)
+            budget = Budget.of(agent.limits, run.request.get("budget"))
+            budget.spend_tokens(run.input_tokens, run.output_tokens)
+        except ValueError as error:
+            log.error("agent_not_valid", run_id=run.id, error=str(error))
+            message = f"Version {run.agent_version} of the agent is not valid in this release."
+            _fail(pen, "failed", "bad_agent", message, "change the agent, which makes a new version")
+            return
+        deadline = asyncio.timeout(max(0.0, budget.timeout_seconds - run.elapsed_seconds))
+        try:
+            async with deadline:
                 await self._run_graph(run, pen, agent, budget)
-        except TimeoutError:
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise StoreUnavailable("a store did not answer in time") from error
             _fail(
                 pen,
-                budget,
                 "expired",
                 "deadline",
                 f"The run took longer than {budget.timeout_seconds:g} s.",
                 *_TOO_LONG,
             )
-        except UnknownTool as error:
-            _fail(pen, budget, "failed", "unknown_tool", error.message, *error.suggestions)
-        except LeaseLost:
+        except UNAVAILABLE as error:
+            raise StoreUnavailable("Postgres was away for too long") from error
+        except (LeaseLost, StoreUnavailable):
             raise
+        except LonghaulError as error:
+            _fail(pen, "failed", error.code, error.message, *error.suggestions)
         except Exception:
             log.exception("run_broke", run_id=run.id)
-            _fail(pen, budget, "failed", "internal", "Something went wrong inside Longhaul.", *_BROKEN)
+            _fail(pen, "failed", "internal", "Something went wrong inside Longhaul.", *_BROKEN)
 
     async def _run_graph(self, run: ClaimedRun, pen: RunLog, agent: AgentConfig, budget: Budget) -> None:
         request = run.request
@@ -158,9 +171,7 @@ class Engine:
         }
         start: GraphState | None = first_state(position)
         if not fresh and (saved := await checkpoints.aget_tuple(config)) is not None:
-            values = saved.checkpoint["channel_values"]
-            context.budget.spend_tokens(values.get("input_tokens", 0), values.get("output_tokens", 0))
-            context.budget.tool_calls += values.get("tool_calls", 0)
+            context.budget.tool_calls += saved.checkpoint["channel_values"].get("tool_calls", 0)
             start = None
         graph = self._workflows[workflow].copy({"checkpointer": checkpoints})
         state: Any = await graph.ainvoke(start, config, context=context, durability="sync")
@@ -186,7 +197,7 @@ _BROKEN = (
 )
 
 
-def _fail(pen: RunLog, budget: Budget, status: Any, code: str, message: str, *suggestions: str) -> None:
+def _fail(pen: RunLog, status: RunStatus, code: str, message: str, *suggestions: str) -> None:
     error = {"code": code, "message": message, "retryable": False, "suggestions": list(suggestions)}
     pen.say("error", error, urgent=False)
-    pen.end(End(status, code, budget.usage(), error))
+    pen.end(End(status, code, pen.usage(), error))

@@ -98,3 +98,9 @@ class ModelBrokeOff(ModelError):
 
     code = "model_broke_off"
     retryable = True
+
+
+class PromptTooLong(LonghaulError):
+    """What the model would be told is too long to be sent. The caller must shorten it."""
+
+    code = "prompt_too_long"

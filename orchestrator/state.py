@@ -41,7 +41,7 @@ Route = Literal["ACT", "DELEGATE", "RESPOND"]
 
 
 class GraphState(TypedDict):
-    """One agent's progress. ACT and DELEGATE may write at the same time, hence the adding counters."""
+    """One agent's progress. ACT and DELEGATE may write at the same time, hence the adding counter."""
 
     round: int
     position: int
@@ -50,8 +50,6 @@ class GraphState(TypedDict):
     delegations: list[Call]
     answer: Answer | None
     failure: Failure | None
-    input_tokens: Annotated[int, add]
-    output_tokens: Annotated[int, add]
     tool_calls: Annotated[int, add]
 
 
@@ -65,7 +63,5 @@ def first_state(position: int) -> GraphState:
         delegations=[],
         answer=None,
         failure=None,
-        input_tokens=0,
-        output_tokens=0,
         tool_calls=0,
     )

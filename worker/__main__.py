@@ -23,7 +23,7 @@ from kernel.fanout import Publisher
 from kernel.journal import Journal
 from kernel.leases import Leases
 from kernel.log import configure_logs
-from kernel.postgres import open_pool
+from kernel.postgres import STORE_ERRORS, open_pool
 from kernel.settings import Settings, load_settings
 from memory.embedders import choose_embedder
 from memory.store import PostgresMemory
@@ -54,8 +54,12 @@ async def work(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         db = await open_pool(database_url, size=settings.database_pool, name="longhaul worker")
         stack.push_async_callback(db.close)
-        redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_connect_timeout=3)
+        redis_url = settings.redis_url.get_secret_value()
+        redis = _open_redis(redis_url, answer_within=5)
         stack.push_async_callback(redis.aclose)
+        # Bells are waited for longer than any other answer may take.
+        waiting = _open_redis(redis_url, answer_within=15)
+        stack.push_async_callback(waiting.aclose)
         bell = Bell(redis)
         stack.push_async_callback(bell.aclose)
 
@@ -76,6 +80,7 @@ async def work(settings: Settings) -> None:
         journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
         engine = Engine(db, models=models, toolbox=toolbox, memory=memory)
         executor = Executor(leases=leases, journal=journal, engine=engine, slots=settings.slots, ring=bell.ring)
+        stack.push_async_callback(executor.abandon)
         heartbeat = Heartbeat(
             executor,
             journal,
@@ -90,7 +95,7 @@ async def work(settings: Settings) -> None:
             tasks.create_task(journal.run(), name="journal")
             tasks.create_task(executor.run(), name="executor")
             listening = [
-                tasks.create_task(Doorbell(redis, executor, leases).run(), name="doorbell"),
+                tasks.create_task(Doorbell(waiting, executor, leases).run(), name="doorbell"),
                 tasks.create_task(Chores(redis, db, executor).run(), name="chores"),
             ]
             heartbeat.start()
@@ -101,10 +106,22 @@ async def work(settings: Settings) -> None:
                 task.cancel()
             await executor.drain(settings.grace_seconds)
             await heartbeat.stop()
-            await leases.sign_off()
+            try:
+                await leases.sign_off()
+            except STORE_ERRORS as error:
+                log.warning("sign_off_failed", error=repr(error))
             journal.close()
             publisher.close()
     log.info("worker_stopped", worker=worker_id)
+
+
+def _open_redis(url: str, *, answer_within: float) -> Redis:
+    """A client that notices when the server has gone silent: no answer may take longer than `answer_within` seconds."""
+    keepalive = {} if url.startswith("unix:") else {"socket_keepalive": True}
+    client: Redis = Redis.from_url(
+        url, socket_connect_timeout=3, socket_timeout=answer_within, health_check_interval=10, **keepalive
+    )
+    return client
 
 
 def main() -> None:

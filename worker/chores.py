@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from kernel.bell import QUEUE_KEY, WAKE_JOB, decode_job, encode_job
-from kernel.postgres import UNAVAILABLE, Pool
+from kernel.postgres import STORE_ERRORS, Pool
 from kernel.sql import statements
 from worker.executor import Executor
 
@@ -74,7 +74,7 @@ class Chores:
         try:
             await self._db.execute(SQL.forget_idempotency_keys)
             await self._db.execute(SQL.forget_dead_workers)
-        except UNAVAILABLE as error:
+        except STORE_ERRORS as error:
             log.warning("tidy_failed", error=repr(error), effect="tried again in a minute")
 
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from kernel.bell import BELL_KEY, CANCEL_CHANNEL
 from kernel.leases import Leases
-from kernel.postgres import UNAVAILABLE
+from kernel.postgres import STORE_ERRORS
 from worker.executor import Executor
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ class Doorbell:
                 try:
                     for run_id in await self._leases.cancel_requests(running):
                         self._executor.cancel(run_id)
-                except UNAVAILABLE as error:
+                except STORE_ERRORS as error:
                     log.warning("cancel_poll_failed", error=repr(error))
             await asyncio.sleep(_POLL_EVERY)
 
@@ -59,8 +59,9 @@ class Doorbell:
     async def _cancels(self) -> None:
         async with self._redis.pubsub() as channel:
             await channel.subscribe(CANCEL_CHANNEL)
-            async for message in channel.listen():
-                if message["type"] == "message":
+            while True:
+                message = await channel.get_message(ignore_subscribe_messages=True, timeout=5.0)
+                if message is not None:
                     self._executor.cancel(message["data"].decode())
 
     async def _again_and_again(self, listen: Callable[[], Awaitable[None]]) -> None:

@@ -14,10 +14,10 @@ from typing import Literal
 
 import structlog
 
-from kernel.errors import LeaseLost
+from kernel.errors import LeaseLost, StoreUnavailable
 from kernel.journal import Journal
 from kernel.leases import ClaimedRun, Leases
-from kernel.postgres import UNAVAILABLE
+from kernel.postgres import STORE_ERRORS
 from kernel.runlog import End, Owner, RunLog
 from orchestrator.engine import Engine
 from worker.figures import Figures
@@ -66,6 +66,7 @@ class Executor:
         self._wake = asyncio.Event()
         self._slot_freed = asyncio.Event()
         self._draining = False
+        self._claiming = asyncio.Lock()
 
     # -- what others tell it -------------------------------------------------------------------------------
 
@@ -120,41 +121,62 @@ class Executor:
                 # Behind, bells are no measure any more: it takes what fits, until there is nothing left.
                 wanted = room if self._behind else min(room, self._tokens)
                 self._tokens = max(0, self._tokens - wanted)
-                claimed = await self._claim(wanted)
-                if len(claimed) < wanted:
+                found = await self._claim_and_start(wanted)
+                if found < wanted:
                     self._behind = False
                 elif self._behind:
                     self._tokens = max(self._tokens, 1)
-                for run in claimed:
-                    self._start(run)
                 self._slot_freed.set()
 
     async def drain(self, grace: float) -> None:
         """Stops claiming, gives runs `grace` seconds to finish, hands the rest back uncharged."""
         self._draining = True
         self._wake.set()
+        async with self._claiming:  # what is just being claimed is ours to hand back, too
+            pass
         await self._all_free(grace)
         left = self.owned()
         for slot in list(self.running.values()):
             slot.halt("drained")
         await self._all_free(5.0)
-        if left:
-            handed = await self._leases.hand_back(left)
-            log.info("runs_handed_back", runs=len(handed))
-            if handed:
-                await self._ring(len(handed))
+        await self._hand_back(left)
+
+    async def abandon(self) -> None:
+        """Cancels what still runs when the worker breaks down: its leases run out, and others go on with it."""
+        tasks = [slot.task for slot in self.running.values()]
+        for slot in list(self.running.values()):
+            slot.halt("lost")
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _hand_back(self, owned: dict[str, int]) -> None:
+        if not owned:
+            return
+        try:
+            handed = await self._leases.hand_back(owned)
+        except STORE_ERRORS as error:
+            log.warning("hand_back_failed", error=repr(error), runs=len(owned), effect="their leases run out instead")
+            return
+        log.info("runs_handed_back", runs=len(handed))
+        if handed:
+            await self._ring(len(handed))
 
     async def _all_free(self, patience: float) -> None:
         tasks = [slot.task for slot in self.running.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=patience)
 
-    async def _claim(self, limit: int) -> list[ClaimedRun]:
-        try:
-            return await self._leases.claim(limit)
-        except UNAVAILABLE as error:
-            log.warning("claim_failed", error=repr(error), effect="tried again within a second")
-            return []
+    async def _claim_and_start(self, limit: int) -> int:
+        async with self._claiming:
+            if self._draining:
+                return 0
+            try:
+                claimed = await self._leases.claim(limit, running=list(self.running))
+            except STORE_ERRORS as error:
+                log.warning("claim_failed", error=repr(error), effect="tried again within a second")
+                return 0
+            for run in claimed:
+                self._start(run)
+            return len(claimed)
 
     def _start(self, run: ClaimedRun) -> None:
         slot = Slot(run)
@@ -174,12 +196,19 @@ class Executor:
             on_lost=lambda: slot.halt("lost"),
             on_first_chunk=lambda: self.figures.first_token.observe(run.pickup_seconds + time.monotonic() - started),
         )
+        structlog.contextvars.bind_contextvars(run_id=run.id, session_id=run.session_id)
         try:
             await self._work(slot, pen)
         except LeaseLost:
             self.figures.lost += 1
+        except (StoreUnavailable, *STORE_ERRORS) as error:
+            log.warning("run_interrupted", error=repr(error), effect="handed back, goes on from its last checkpoint")
+            await self._hand_back({run.id: run.epoch})
+        except Exception:  # whatever it is concerns this run alone; after three attempts it is parked
+            log.exception("run_broke")
         finally:
-            del self.running[run.id]
+            if self.running.get(run.id) is slot:
+                del self.running[run.id]
             self._slot_freed.set()
             if self._tokens:
                 self._wake.set()
@@ -188,10 +217,13 @@ class Executor:
         """Executes the run; ends it where the engine could not because it was cancelled."""
         run = slot.run
         try:
+            if run.epoch > 1:
+                run, unfinished = await self._leases.take_over(run)
+                pen.take_over(unfinished, run.input_tokens, run.output_tokens)
             slot.begun = True
+            self._announce(run, pen)
             if slot.stop is not None:
                 raise asyncio.CancelledError
-            await self._announce(run, pen)
             if run.attempt > MOST_ATTEMPTS:
                 _park(pen)
             else:
@@ -212,15 +244,14 @@ class Executor:
                 case None:
                     raise
 
-    async def _announce(self, run: ClaimedRun, pen: RunLog) -> None:
-        about = {"attempt": run.attempt, "agent_id": run.agent_id, "agent_version": run.agent_version}
-        if run.epoch == 1:
-            pen.say("run_started", about | {"worker": self._leases.worker}, urgent=False)
-            return
-        self.figures.resumed += 1
-        for message_id in await self._leases.unfinished_messages(run):
-            pen.say("message_discarded", {"message_id": message_id}, urgent=False)
-        pen.say("run_resumed", {"reason": "its worker stopped", "attempt": run.attempt, "worker": self._leases.worker})
+    def _announce(self, run: ClaimedRun, pen: RunLog) -> None:
+        about = {"attempt": run.attempt, "worker": self._leases.worker}
+        if not run.announced:
+            version = {"agent_id": run.agent_id, "agent_version": run.agent_version}
+            pen.say("run_started", about | version, urgent=False)
+        else:
+            self.figures.resumed += 1
+            pen.say("run_resumed", about | {"reason": "its worker stopped"})
 
 
 def _park(pen: RunLog) -> None:

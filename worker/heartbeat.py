@@ -70,7 +70,7 @@ class Heartbeat:
                     connection = await asyncpg.connect(self._database_url, timeout=3, command_timeout=3)
                 await self._renew(Leases(connection, worker=self._worker, lease_seconds=self._lease_seconds), owned)
                 renewed = begun
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except Exception as error:  # this thread must not end before the worker does
                 log.warning("heartbeat_failed", error=repr(error), runs=len(owned))
                 if connection is not None:
                     connection.terminate()

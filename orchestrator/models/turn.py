@@ -20,6 +20,8 @@ from orchestrator.models.diagnosis import Diagnosis
 
 MAX_ANSWER = 8_388_608  # characters of text, reasoning and tool arguments together
 MAX_TOOL_CALLS = 128
+_MOST_NESTED = 64
+_MOST_COUNTED = 10**9  # an endpoint that reports more tokens for one answer is wrong
 
 _CALL_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -240,8 +242,8 @@ class TurnBuilder:
             return
         read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
         self._usage = Usage(
-            read if type(read) is int and read > 0 else 0,
-            written if type(written) is int and written > 0 else 0,
+            min(read, _MOST_COUNTED) if type(read) is int and read > 0 else 0,
+            min(written, _MOST_COUNTED) if type(written) is int and written > 0 else 0,
         )
 
     def _lenient(self, data: bytes, error: orjson.JSONDecodeError) -> Any:
@@ -263,6 +265,22 @@ class TurnBuilder:
         return text.replace("\0", "") if "\0" in text else text
 
 
+def _too_deep(value: Any) -> bool:
+    """Whether it is nested beyond what every store and tool on the way can take."""
+    level: list[Any] = [value]
+    for _ in range(_MOST_NESTED):
+        below: list[Any] = []
+        for item in level:
+            if type(item) is dict:
+                below += item.values()
+            elif type(item) is list:
+                below += item
+        if not below:
+            return False
+        level = below
+    return True
+
+
 def _arguments(raw: str) -> tuple[dict[str, Any], str | None]:
     """The arguments that a model wrote, and what is wrong with them if something is."""
     if not raw.strip():
@@ -277,6 +295,8 @@ def _arguments(raw: str) -> tuple[dict[str, Any], str | None]:
             return {}, f"the arguments are not valid JSON: {strict}"
     if type(arguments) is not dict:
         return {}, "the arguments are not a JSON object"
+    if _too_deep(arguments):
+        return {}, f"the arguments are nested more than {_MOST_NESTED} levels deep"
     if "\\u0000" in raw:
         return {}, "the arguments contain a NUL character"
     return arguments, None

@@ -1,8 +1,8 @@
 """DELEGATE: hands tasks to sub-agents, side by side.
 
 A sub-agent is the same graph with its own instructions, tools and transcript, under a path of its own. It spends
-from the run's budget, and cancelling the run cancels it. What it answers goes back to the model like the result
-of a tool; so does what went wrong.
+from the run's budget, in which a delegation counts as a tool call, and cancelling the run cancels it. What it
+answers goes back to the model like the result of a tool; so does what went wrong.
 """
 
 from __future__ import annotations
@@ -22,11 +22,19 @@ async def delegate(state: GraphState, runtime: Runtime[RunContext]) -> dict[str,
     context = runtime.context
     started = time.perf_counter()
     step_id = context.enter(state, "DELEGATE")
+    left = context.budget.tool_calls_left
+    granted, refused = state["delegations"][:left], state["delegations"][left:]
+    context.budget.tool_calls += len(granted)
     async with asyncio.TaskGroup() as tasks:
-        for call in state["delegations"]:
+        for call in granted:
             tasks.create_task(_hand_over(context, call))
+    for call in refused:
+        limit = (
+            f"Error: the run's limit of {context.budget.max_tool_calls} calls is reached: answer with what you know."
+        )
+        context.transcript.add_result(call["position"], call["id"], limit)
     context.leave(step_id, "DELEGATE", time.perf_counter() - started)
-    return {}
+    return {"tool_calls": len(granted)}
 
 
 async def _hand_over(context: RunContext, call: Call) -> None:

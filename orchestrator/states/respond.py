@@ -31,7 +31,7 @@ async def respond(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, 
         context.log.conclude(context.path, "message", context.named(message))
     context.leave(step_id, "RESPOND", time.perf_counter() - started)
     if not context.path:
-        usage = context.budget.usage()
+        usage = context.log.usage()
         if failure is not None:
             context.log.end(End("failed", failure["code"], usage, dict(failure)))
         else:

@@ -79,17 +79,16 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
     context.budget.spend_tokens(usage.input_tokens, usage.output_tokens)
     spent = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost": 0.0}
     context.log.conclude(context.path, "usage", context.named(spent))
-    changed: dict[str, Any] = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
     position = state["position"]
     calls = _calls(turn.message, position + 1)
     if not calls:
         answer = Answer(message_id=message_id, text=turn.message.text, finish_reason=turn.finish_reason or "stop")
-        return changed | {"calls": [], "delegations": [], "answer": answer}
+        return {"calls": [], "delegations": [], "answer": answer}
     if turn.message.text:
         context.log.discard_open(context.path)
         context.log.conclude(context.path, "tool_thinking", context.named({"text": turn.message.text}))
     context.transcript.add_assistant(position, turn.message)
-    return changed | {
+    return {
         "position": position + 1 + len(calls),
         "calls": [call for call in calls if call["name"] != DELEGATE],
         "delegations": [call for call in calls if call["name"] == DELEGATE],

@@ -13,6 +13,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Final
+from weakref import WeakValueDictionary
 
 from pydantic import Field
 
@@ -74,6 +75,7 @@ class PythonTool(Tool[PythonArguments]):
         self._recursion = recursion
         self._output_bytes = output_bytes
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="python-tool")
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._opening = threading.Lock()
         self._pool: Monty | None = None
         self.timeout = cpu_seconds + 25.0  # most of it for waiting while other calls run
@@ -90,7 +92,10 @@ class PythonTool(Tool[PythonArguments]):
         )
 
     async def run(self, arguments: PythonArguments, context: ToolContext) -> JSONValue:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._execute, arguments.code)
+        # One call at a time for each run: a run that asks for a hundred does not keep the others waiting.
+        turn = self._turns.setdefault(context.run_id, asyncio.Lock())
+        async with turn:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._execute, arguments.code)
 
     async def aclose(self) -> None:
         """Ends the processes, after the calls that still run: at most the CPU limit and a few seconds."""
