@@ -61,9 +61,7 @@ def pending(migrations: list[Migration], applied: dict[str, str]) -> list[Migrat
     return [migration for migration in migrations if migration.name not in applied]
 
 
-async def migrate(
-    database_url: str, *, lock_timeout: float = 5.0, statement_timeout: float = 300.0
-) -> list[str]:
+async def migrate(database_url: str, *, lock_timeout: float = 5.0, statement_timeout: float = 300.0) -> list[str]:
     """Brings the schema up to date and returns the names of the files applied now, oldest first.
 
     Args:
