@@ -6,6 +6,7 @@ most tests; a test that kills, stops or starves processes makes its own.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -22,6 +23,8 @@ from cli.embedded.directory import DataDirectory
 from cli.process import Child, ProcessSpec
 from kernel.postgres import Pool, open_pool
 from tests.waiting import eventually
+
+_LONGEST_FAREWELL = 15.0
 
 SECRET_KEY = "the-key-that-signs-stream-tokens-in-tests"
 
@@ -124,17 +127,25 @@ class Stack:
             await self._until_ready(program)
 
     async def stop(self) -> None:
-        """Ends all processes."""
-        for program in self.programs:
-            if program.alive:
-                with contextlib.suppress(ProcessLookupError):
-                    program.send(signal.SIGCONT)
-                program.send(signal.SIGTERM)
-        for program in self.programs:
-            await program.stop()
+        """Ends all processes. Those that still run must end in order when they are told to."""
+        alive = [program for program in self.programs if program.alive]
+        for program in alive:
+            program.send(signal.SIGCONT)
+            program.send(signal.SIGTERM)
+        unwell: list[str] = []
+        for program in alive:
+            try:
+                code = await asyncio.wait_for(program.wait(), _LONGEST_FAREWELL)
+            except TimeoutError:
+                await program.kill()
+                code = None
+            if code != 0:
+                how = "did not end" if code is None else f"ended with {code}"
+                unwell.append(f"{program.name} {how}:\n{program.log[-6000:]}")
         if self._pool is not None:
             await self._pool.close()
             self._pool = None
+        assert not unwell, "\n".join(unwell)
 
     async def add_api(self, environment: Mapping[str, str] | None = None) -> Program:
         """One more API process, ready."""
