@@ -20,6 +20,8 @@ from arq.connections import ArqRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from kernel.tasks import end
+
 log = structlog.get_logger(__name__)
 
 BELL_KEY: Final = "lh:bell"
@@ -81,8 +83,7 @@ class Bell:
     async def aclose(self) -> None:
         """Stops the task that enqueues arq's jobs. The Redis client belongs to the caller."""
         if self._arq_task is not None:
-            self._arq_task.cancel()
-            await asyncio.gather(self._arq_task, return_exceptions=True)
+            await end(self._arq_task)
 
     async def _enqueue_wakes(self) -> None:
         while True:

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from kernel.bell import QUEUE_KEY, WAKE_JOB, decode_job, encode_job
 from kernel.postgres import STORE_ERRORS, Pool
 from kernel.sql import statements
+from kernel.tasks import end, side_by_side
 from worker.executor import Executor
 
 SQL = statements(__package__, "chores.sql")
@@ -37,11 +38,12 @@ class Chores:
         while True:
             worker = self._arq_worker()
             try:
-                await worker.async_run()
+                await side_by_side(arq=worker.async_run())
             except (RedisError, OSError) as error:
                 log.warning("arq_stopped", error=str(error), retry_in=pause, effect="bells and polls go on")
             finally:
-                await _cancel_jobs(worker)
+                # What `Worker.close` does, without its signal and without closing the pool, which is ours.
+                await end(*worker.tasks.values())
             await asyncio.sleep(pause)
             pause = min(pause * 2, 10.0)
 
@@ -76,10 +78,3 @@ class Chores:
             await self._db.execute(SQL.forget_dead_workers)
         except STORE_ERRORS as error:
             log.warning("tidy_failed", error=repr(error), effect="tried again in a minute")
-
-
-async def _cancel_jobs(worker: Worker) -> None:
-    """What `Worker.close` does, without its signal: that would close the pool, which is ours."""
-    for task in worker.tasks.values():
-        task.cancel()
-    await asyncio.gather(*worker.tasks.values(), return_exceptions=True)

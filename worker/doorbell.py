@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from kernel.bell import BELL_KEY, CANCEL_CHANNEL
 from kernel.leases import Leases
 from kernel.postgres import STORE_ERRORS
+from kernel.tasks import side_by_side
 from worker.executor import Executor
 
 log = structlog.get_logger(__name__)
@@ -33,10 +34,9 @@ class Doorbell:
         self._leases = leases
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._poll(), name="doorbell-poll")
-            tasks.create_task(self._again_and_again(self._bells), name="doorbell-bells")
-            tasks.create_task(self._again_and_again(self._cancels), name="doorbell-cancels")
+        await side_by_side(
+            polls=self._poll(), bells=self._again_and_again(self._bells), cancels=self._again_and_again(self._cancels)
+        )
 
     async def _poll(self) -> None:
         while True:
