@@ -48,10 +48,12 @@ async def shaky(folder: Path, make_stack: MakeStack) -> AsyncIterator[Shaky]:
     data.create()
     redis = EmbeddedRedis(data)
     await redis.start()
-    stack = await make_stack(redis_url=redis.url)
-    yield Shaky(stack, redis)
-    await stack.stop()
-    await redis.stop()
+    try:
+        stack = await make_stack(redis_url=redis.url)
+        yield Shaky(stack, redis)
+        await stack.stop()
+    finally:
+        await redis.stop()
 
 
 @pytest.fixture
