@@ -72,7 +72,7 @@ class EventStream:
                 viewer.stale = False
                 if await self._catch_up(viewer, send):
                     return
-                feed.known = max(feed.known, self._cursor)
+                viewer.known = max(viewer.known, self._cursor)
             frames = feed.after(self._cursor)
             if frames is None:
                 # Whatever comes before the feed's ring is in the log by now, or has been pruned from it.

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from kernel.fanout import channel_of
 from kernel.journal import SQL
 from kernel.postgres import STORE_ERRORS, Pool
+from kernel.tasks import side_by_side
 
 log = structlog.get_logger(__name__)
 
@@ -46,12 +47,14 @@ class Frames:
 
 
 class Viewer:
-    """One follower of a feed: something to wake. `beat` is set when a heartbeat is due."""
+    """One follower of a feed: something to wake. `beat` is set when a heartbeat is due, `stale` when the log has
+    something for it; `known` is the last seq that it has, or was told to look for."""
 
-    __slots__ = ("_future", "beat", "closed", "stale")
+    __slots__ = ("_future", "beat", "closed", "known", "stale")
 
     def __init__(self) -> None:
         self._future: asyncio.Future[None] | None = None
+        self.known = 0
         self.beat = False
         self.closed = False
         self.stale = True
@@ -70,9 +73,9 @@ class Viewer:
 
 
 class Feed:
-    """What is known of one followed session. `known` is the last seq that has reached anyone here."""
+    """What is known of one followed session."""
 
-    __slots__ = ("_bytes", "_ring", "channel", "idle_since", "known", "org_id", "session_id", "subscribed", "viewers")
+    __slots__ = ("_bytes", "_ring", "channel", "idle_since", "org_id", "session_id", "subscribed", "viewers")
 
     def __init__(self, org_id: str, session_id: str) -> None:
         self.org_id = org_id
@@ -81,7 +84,6 @@ class Feed:
         self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.viewers: set[Viewer] = set()
         self.idle_since = 0.0
-        self.known = 0
         self._ring: deque[Frames] = deque()
         self._bytes = 0
 
@@ -103,7 +105,6 @@ class Feed:
             self._ring.clear()
             self._bytes = 0
         self._ring.append(frames)
-        self.known = max(self.known, frames.last)
         self._bytes += len(frames.data)
         while self._bytes > _RING_BYTES and len(self._ring) > 1:
             self._bytes -= len(self._ring.popleft().data)
@@ -121,6 +122,16 @@ class Feed:
         for viewer in self.viewers:
             viewer.stale = True
             viewer.wake()
+
+    def reaches(self, seq: int) -> None:
+        """The log reaches to `seq`: viewers whom the ring can't bring there look in the log, each of them once."""
+        if seq <= self.tail:
+            return
+        for viewer in self.viewers:
+            if viewer.known < seq:
+                viewer.known = seq
+                viewer.stale = True
+                viewer.wake()
 
     def after(self, cursor: int) -> list[Frames] | None:
         """The frames that follow `cursor`, without a gap; [] if there are none yet, None if the log must tell."""
@@ -191,9 +202,7 @@ class Hub:
 
     async def run(self) -> None:
         """Receives until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive_always(), name="hub-receive")
-            tasks.create_task(self._tick(), name="hub-tick")
+        await side_by_side(receive=self._receive_always(), tick=self._tick())
 
     # -- the connection ------------------------------------------------------------------------------------
 
@@ -300,10 +309,7 @@ class Hub:
             log.warning("hub_audit_failed", error=str(error))
             return
         for row in rows:
-            feed = followed.pop(row["id"])
-            if row["last_seq"] > feed.known:
-                feed.known = row["last_seq"]
-                feed.distrust()
+            followed.pop(row["id"]).reaches(row["last_seq"])
         for feed in followed.values():  # these sessions were deleted
             feed.close()
 
