@@ -18,7 +18,7 @@ from langgraph.runtime import Runtime
 from kernel.ids import new_id
 from memory.errors import MemoryUnavailable
 from orchestrator.context import RunContext
-from orchestrator.errors import ModelError
+from orchestrator.errors import ModelError, PromptTooLong
 from orchestrator.models.turn import ReasoningDelta, TextDelta, Turn
 from orchestrator.prompt import DELEGATE, delegate_schema, model_input, system_prompt
 from orchestrator.state import Answer, Call, GraphState
@@ -63,7 +63,7 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
     message_id = new_id("msg")
     try:
         turn = await _stream(context, state, recalled, message_id)
-    except ModelError as error:
+    except (ModelError, PromptTooLong) as error:
         context.log.discard_open(context.path)
         return {
             "calls": [],
@@ -71,7 +71,7 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
             "failure": {
                 "code": error.code,
                 "message": error.message,
-                "retryable": error.retryable,
+                "retryable": isinstance(error, ModelError) and error.retryable,
                 "suggestions": list(error.suggestions),
             },
         }
