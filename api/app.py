@@ -33,6 +33,7 @@ from kernel.fanout import Publisher
 from kernel.hub import Hub
 from kernel.postgres import open_pool
 from kernel.settings import Settings
+from kernel.tasks import end
 
 log = structlog.get_logger(__name__)
 
@@ -130,8 +131,7 @@ class App:
             publisher.close()
             with suppress(TimeoutError):
                 await asyncio.wait_for(publisher_task, _FAREWELL_SECONDS)
-            hub_task.cancel()
-            await asyncio.gather(hub_task, return_exceptions=True)
+            await end(hub_task)
             await bell.aclose()
             await redis.aclose()
             try:

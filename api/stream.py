@@ -63,8 +63,8 @@ class EventStream:
                 await self._follow(feed, viewer, send)
             finally:
                 leaving.cancel()
-        if not leaving.done() or not leaving.result():
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        # Also after a disconnect: a server that shuts down says so to all, and the client may well be there still.
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _follow(self, feed: Feed, viewer: Viewer, send: Send) -> None:
         while not (viewer.closed or self._hub.closing):
@@ -120,11 +120,11 @@ class EventStream:
         return ended
 
 
-async def _watch(receive: Receive, viewer: Viewer) -> bool:
+async def _watch(receive: Receive, viewer: Viewer) -> None:
     """Wakes the viewer when its client has gone. Something must wait here: `send` never says so."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             viewer.closed = True
             viewer.wake()
-            return True
+            return

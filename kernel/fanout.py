@@ -84,14 +84,15 @@ class Publisher:
             batch = list(self._waiting)
             self._waiting.clear()
             self._bytes = 0
-            nudges = list(self._nudges)
-            # Until they are known to have arrived, all of them are owed a nudge.
-            self._nudges.update(dict.fromkeys(channel for channel, _ in batch))
+            nudges, self._nudges = self._nudges, {}
             pipe = self._redis.pipeline(transaction=False)
             for channel, payload in batch:
                 pipe.publish(channel, payload)
             for channel in nudges:
                 pipe.publish(channel, b"0 0 - 0\n")
-            await pipe.execute()
-            for channel in (*nudges, *(channel for channel, _ in batch)):
-                self._nudges.pop(channel, None)
+            try:
+                await pipe.execute()
+            except BaseException:
+                # What may not have arrived is owed a nudge.
+                self._nudges = {**nudges, **dict.fromkeys(channel for channel, _ in batch), **self._nudges}
+                raise

@@ -17,7 +17,7 @@ import structlog
 from kernel.errors import LeaseLost, StoreUnavailable
 from kernel.journal import Journal
 from kernel.leases import ClaimedRun, Leases
-from kernel.postgres import STORE_ERRORS
+from kernel.postgres import STORE_ERRORS, UNAVAILABLE
 from kernel.runlog import End, Owner, RunLog
 from orchestrator.engine import Engine
 from worker.figures import Figures
@@ -201,7 +201,7 @@ class Executor:
             await self._work(slot, pen)
         except LeaseLost:
             self.figures.lost += 1
-        except (StoreUnavailable, *STORE_ERRORS) as error:
+        except (StoreUnavailable, *UNAVAILABLE) as error:
             log.warning("run_interrupted", error=repr(error), effect="handed back, goes on from its last checkpoint")
             await self._hand_back({run.id: run.epoch})
         except Exception:  # whatever it is concerns this run alone; after three attempts it is parked
