@@ -171,6 +171,10 @@ class Hub:
     def close(self) -> None:
         """Ends all streams; safe in a signal handler of the loop's thread."""
         self._closing = True
+        # Not here and now: the signal may have come between a viewer's last look and its wait.
+        asyncio.get_running_loop().call_soon_threadsafe(self._end_streams)
+
+    def _end_streams(self) -> None:
         for feed in self._feeds.values():
             feed.close()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import FrameType
 
 import pytest
 from redis.asyncio import Redis
@@ -12,7 +14,7 @@ from starlette.types import Message
 
 from api.stream import EventStream
 from kernel.fanout import Publisher, channel_of
-from kernel.hub import Feed, Frames, Hub
+from kernel.hub import Feed, Frames, Hub, Viewer
 from kernel.postgres import Pool
 from kernel.replay import read_frames
 from kernel.runs import Run
@@ -299,6 +301,24 @@ async def test_closing_the_hub_ends_all_streams(own_database: Pool, own_org: str
         await viewing.has(b"run_queued")
     hub.close()
     await asyncio.gather(*(viewing.task for viewing in viewings))
+
+
+async def test_a_signal_in_the_moment_before_a_viewer_waits_ends_its_stream_all_the_same(
+    own_database: Pool, own_org: str, hub: Hub
+) -> None:
+    run = await ask(own_database, own_org)
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is Viewer.wait.__code__:
+            sys.setprofile(None)
+            hub.close()
+
+    sys.setprofile(interrupt)
+    try:
+        await asyncio.wait_for(Viewing(hub, own_database, run).task, 5)
+    finally:
+        sys.setprofile(None)
+    assert hub.closing
 
 
 async def test_an_event_that_was_never_published_is_noticed_within_seconds(
