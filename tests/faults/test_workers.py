@@ -111,7 +111,8 @@ async def _freeze_in_a_commit(stack: Stack, pid: int, session_id: str) -> None:
             await locker.execute("SELECT 1 FROM sessions WHERE id = $1 FOR UPDATE", session_id)
 
             async def waiting_backend() -> int | None:
-                found: int | None = await locker.fetchval(
+                # Not on the locker's connection: within a transaction the view shows what it showed at first.
+                found: int | None = await stack.database.fetchval(
                     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
                     " AND query LIKE '%journal_commit%'"
                 )
