@@ -12,9 +12,9 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
-from bench.helper import helper
 from bench.http import Connection, Server
 from bench.report import Line
+from bench.side_process import side_process
 from bench.stats import Spread, latency
 from bench.subject import Subject
 
@@ -94,7 +94,7 @@ async def _commit_time(database_url: str) -> Spread:
 
 
 async def _round_trip_time() -> Spread:
-    async with helper("bench.bare") as bare:
+    async with side_process("bench.bare") as bare:
         server = Server("127.0.0.1", int(bare.said["port"]), "none")
         connection: Connection = await server.connect()
         request = server.request("GET", "/")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench.helper import Helper, helper
 from bench.http import Server
 from bench.processes import ProcessorTime
+from bench.side_process import SideProcess, side_process
 from cli.stack import Stack, StackOptions
 
 API_KEY_OF_THE_MODEL = "bench"
@@ -50,7 +50,7 @@ def clean_environment() -> dict[str, str]:
 @asynccontextmanager
 async def running_subject(data_dir: Path, say: Callable[[str], None]) -> AsyncIterator[Subject]:
     """Runs it for the time of the block. Raises what `cli.stack.Stack.start` raises, or BenchFailed."""
-    async with helper("bench.script") as model:
+    async with side_process("bench.script") as model:
         model_url = str(model.said["url"])
         environment = clean_environment() | {
             "OPENAI_BASE_URL": model_url,
@@ -62,7 +62,7 @@ async def running_subject(data_dir: Path, say: Callable[[str], None]) -> AsyncIt
             yield _subject(stack, model, model_url)
 
 
-def _subject(stack: Stack, model: Helper, model_url: str) -> Subject:
+def _subject(stack: Stack, model: SideProcess, model_url: str) -> Subject:
     order = ("api", "worker-1", "postgres", "redis")
     pids = stack.pids()
     return Subject(

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from bench.helper import helper
 from bench.http import Connection, Exchange, Server
 from bench.processes import resident_mb
 from bench.report import Bound, Line, Section
+from bench.side_process import side_process
 from bench.stats import Spread
 from bench.subject import Subject
 
@@ -93,7 +93,7 @@ async def _deliver(api: Server, sample: list[tuple[str, Exchange]]) -> int:
 
 
 async def _floor() -> Spread:
-    async with helper("bench.bare") as bare:
+    async with side_process("bench.bare") as bare:
         server = Server("127.0.0.1", int(bare.said["port"]), "none")
         added, streams = await _added(server, bare.pid, [server.request("GET", "/hold")] * _STREAMS)
         for connection, _ in streams:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from bench.helper import output_of
 from bench.processes import resident_mb
 from bench.report import Bound, Line, Section
+from bench.side_process import output_of
 from bench.stats import Spread
 from bench.subject import Subject
 

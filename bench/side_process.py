@@ -1,4 +1,4 @@
-"""A helper process of the bench. It ends when its standard input does, hence with the bench, however that ends."""
+"""A process beside the bench. It ends when its standard input does, hence with the bench, however that ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.http import BenchFailed
 
 
 @dataclass(frozen=True, slots=True)
-class Helper:
+class SideProcess:
     """`said` is the JSON object it wrote once it was ready."""
 
     pid: int
@@ -26,14 +26,14 @@ class Helper:
 
 
 @asynccontextmanager
-async def helper(module: str) -> AsyncIterator[Helper]:
+async def side_process(module: str) -> AsyncIterator[SideProcess]:
     """Runs `python -m <module>` for the time of the block."""
     # In a session of its own, so that Ctrl-C ends the bench first, and that ends it.
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", module), stdin=PIPE, stdout=PIPE, start_new_session=True
     )
     try:
-        yield Helper(process.pid, orjson.loads(await _first_line(process, module)))
+        yield SideProcess(process.pid, orjson.loads(await _first_line(process, module)))
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -57,7 +57,7 @@ async def output_of(code: str) -> str:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        raise BenchFailed(f"a helper ended with exit code {process.returncode}")
+        raise BenchFailed(f"a process beside it ended with exit code {process.returncode}")
     return output.decode()
 
 
