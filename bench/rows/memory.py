@@ -19,7 +19,7 @@ _LIBRARIES = {
     "api": "uvicorn uvloop httptools starlette.routing asyncpg redis.asyncio arq.connections pydantic_settings"
     " structlog orjson prometheus_client jwt",
     "worker": "uvloop asyncpg redis.asyncio arq.worker pydantic_settings structlog orjson aiohttp langgraph.graph"
-    " langchain_openai jsonschema pydantic_monty",
+    " langchain_openai",
 }
 
 
