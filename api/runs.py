@@ -159,6 +159,32 @@ class Runs:
             also={202: RunView},
             idempotent=True,
         )
+        yield Endpoint(
+            method="POST",
+            path=f"{one}/pause",
+            handler=self.pause,
+            tag=tag,
+            summary="Pause a run",
+            description="A queued run is held, a running one stops after its present step and waits (202 until it "
+            "does), without a worker. Its deadline runs on. 409 if it has ended.",
+            scope="write",
+            response=RunView,
+            also={202: RunView},
+            problems=(409,),
+            idempotent=True,
+        )
+        yield Endpoint(
+            method="POST",
+            path=f"{one}/resume",
+            handler=self.resume,
+            tag=tag,
+            summary="Let a paused run go on",
+            description="From its last finished step. A run that is not paused stays as it is. 409 if it has ended.",
+            scope="write",
+            response=RunView,
+            problems=(409,),
+            idempotent=True,
+        )
 
     async def submit(self, call: Call[RunRequest, NoQuery]) -> Answer:
         session_id = call.path.get("session_id")
@@ -232,13 +258,25 @@ class Runs:
 
         async def tell() -> None:
             if cancelled.outcome == "requested":
-                await self._bell.cancel(run.id)
+                await self._bell.ask(run.id, "cancelled")
             elif cancelled.outcome == "cancelled":
                 self._publisher.nudge(run.org_id, run.session_id)
                 if cancelled.next_run is not None:
                     await self._bell.ring()
 
         return Answer(show_run(run), 202 if cancelled.outcome == "requested" else 200, after=tell)
+
+    async def pause(self, call: Call[None, NoQuery]) -> Answer:
+        outcome = await runs.pause(call.db, call.org_id, call.path["run_id"])
+        run = await runs.get_run(call.db, call.org_id, call.path["run_id"])
+        requested = outcome == "requested"
+        after = partial(self._bell.ask, run.id, "paused") if requested else None
+        return Answer(show_run(run), 202 if requested else 200, after=after)
+
+    async def resume(self, call: Call[None, NoQuery]) -> Answer:
+        outcome = await runs.resume(call.db, call.org_id, call.path["run_id"])
+        run = await runs.get_run(call.db, call.org_id, call.path["run_id"])
+        return Answer(show_run(run), after=self._bell.ring if outcome == "resumed" else None)
 
     async def _submit_each(
         self, call: Call[RunBatch, NoQuery], connection: Connection
@@ -287,7 +325,7 @@ class Runs:
             elif followable:
                 self._publisher.nudge(run.org_id, run.session_id)
             for earlier in submitted.interrupted:
-                await self._bell.cancel(earlier)
+                await self._bell.ask(earlier, "cancelled")
 
     def _follow(
         self, org_id: str, session_id: str, run_id: str, after: int, opening: bytes = b"", replayed: bool = False

@@ -1,4 +1,4 @@
-"""The bell: tells workers that there may be work, and carries cancels to the one that runs it.
+"""The bell: tells workers that there may be work, and carries what callers ask of a run to the one that has it.
 
 It decides nothing. Work is claimed in Postgres, and workers look there every second or so anyway: a bell that is
 lost costs a little latency, one that rings twice costs an empty look.
@@ -20,12 +20,13 @@ from arq.connections import ArqRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from kernel.leases import Asked
 from kernel.tasks import end
 
 log = structlog.get_logger(__name__)
 
 BELL_KEY: Final = "lh:bell"
-CANCEL_CHANNEL: Final = "lh:cancel"
+REQUEST_CHANNEL: Final = "lh:requests"
 QUEUE_KEY: Final = "lh:arq"
 WAKE_JOB: Final = "wake"
 
@@ -44,6 +45,12 @@ def decode_job(data: bytes) -> dict[str, Any]:
     job = orjson.loads(data)
     assert isinstance(job, dict)
     return job
+
+
+def read_request(data: bytes) -> tuple[str, Asked] | None:
+    """The run and what is asked of it; None for what is no request of ours."""
+    what, _, run_id = data.decode(errors="replace").partition(" ")
+    return (run_id, what) if what in ("cancelled", "paused") else None  # type: ignore[return-value]
 
 
 class Bell:
@@ -73,12 +80,12 @@ class Bell:
         if self._arq_task is None:
             self._arq_task = asyncio.create_task(self._enqueue_wakes(), name="arq-wake")
 
-    async def cancel(self, run_id: str) -> None:
-        """Tells the worker that runs `run_id` that a cancel is recorded in Postgres."""
+    async def ask(self, run_id: str, what: Asked) -> None:
+        """Tells the worker that has `run_id` what is recorded in Postgres: that its caller wants it so."""
         try:
-            await self._redis.publish(CANCEL_CHANNEL, run_id)
+            await self._redis.publish(REQUEST_CHANNEL, f"{what} {run_id}")
         except (RedisError, OSError) as error:
-            log.warning("cancel_not_sent", run_id=run_id, error=str(error), effect="seen at the next poll")
+            log.warning("request_not_sent", run_id=run_id, error=str(error), effect="seen by the heartbeat's next look")
 
     async def aclose(self) -> None:
         """Stops the task that enqueues arq's jobs. The Redis client belongs to the caller."""

@@ -231,6 +231,10 @@ def _arguments(slices: list[_Slice]) -> tuple[Any, ...]:
         for message in piece.batch.messages
     ]
     steps = [{"slice": number, **asdict(step)} for number, piece in numbered for step in piece.batch.steps]
+    effects = [
+        {"slice": number, **asdict(effect)} for number, piece in numbered for effect in piece.batch.effects.values()
+    ]
+    rests = [{"slice": number, "because": piece.batch.rest} for number, piece in numbered if piece.batch.rest]
     ends = [{"slice": number, **asdict(piece.batch.end)} for number, piece in numbered if piece.batch.end]
     return (
         [piece.run.owner.run_id for piece in slices],
@@ -244,6 +248,8 @@ def _arguments(slices: list[_Slice]) -> tuple[Any, ...]:
         [event[3] for event in events],
         f"[{','.join(messages)}]" if messages else None,
         _json(steps),
+        _json(effects),
+        _json(rests),
         _json(ends),
         [number for number, _ in checkpoints],
         [row.thread_id for _, row in checkpoints],

@@ -8,16 +8,27 @@ A run whose lease ran out may be claimed by anyone, with the next epoch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import asyncpg
 import orjson
 
+from kernel.effects import Effect
 from kernel.postgres import Connection, Pool, patiently
 from kernel.sql import statements
 
 SQL = statements(__package__, "leases.sql")
+
+
+Asked = Literal["cancelled", "paused"]
+"""What a caller wants of a running run."""
+
+LeftBy = Literal["died", "drained", "store_away", "paused"]
+"""How a run lost an owner: its lease ran out, its worker was told to stop or could not reach Postgres, or it was
+paused."""
+
+HandBack = Literal["drained", "store_away"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +50,11 @@ class ClaimedRun:
 
     `history` holds the conversation before this turn, oldest first, as {"role", "content"}; `messages` those
     of this turn: the input and, where an earlier attempt died, what it had committed.
-    `input_tokens` and `output_tokens` are what earlier owners used, `announced` whether one of them said
-    `run_started`: known after `Leases.take_over`.
-    `attempt` counts from 1; `pickup_seconds` is the time from its creation to its first start,
-    `elapsed_seconds` the time since then.
+    `input_tokens` and `output_tokens` are what earlier owners used, `effects` the ledger of their calls by
+    (step_id, call_id), `announced` whether one of them said `run_started`: known after `Leases.take_over`.
+    `attempt` counts from 1; `deaths` are those of its owners in a row, without a finished step between;
+    `left_by` says why the last owner is gone. `pickup_seconds` is the time from its creation to its first start,
+    `seconds_left` the time until its deadline, which may have passed.
     """
 
     id: str
@@ -56,46 +68,84 @@ class ClaimedRun:
     request: dict[str, Any]
     epoch: int
     attempt: int
+    deaths: int
+    graph_version: int
+    left_by: LeftBy | None
     first_seq: int
     cancelled: bool
+    paused: bool
     pickup_seconds: float
-    elapsed_seconds: float
+    seconds_left: float
     agent: dict[str, Any]
     history: list[dict[str, Any]]
     messages: list[StoredMessage]
     input_tokens: int = 0
     output_tokens: int = 0
+    effects: dict[tuple[str, str], Effect] = field(default_factory=dict)
     announced: bool = False
 
 
-class Leases:
-    """The leases of one worker. `lease_seconds` is how long each lasts without renewal."""
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A run that was ended because its owner did not; `next_run` came to the head of its session by that."""
 
-    def __init__(self, db: Pool | Connection, *, worker: str, lease_seconds: float, history_limit: int = 40) -> None:
+    org_id: str
+    session_id: str
+    run_id: str
+    status: str
+    next_run: str | None
+
+
+class Leases:
+    """The leases of one worker. `lease_seconds` is how long each lasts without renewal; runs of a graph newer than
+    `graph_version` are not claimed."""
+
+    def __init__(
+        self,
+        db: Pool | Connection,
+        *,
+        worker: str,
+        lease_seconds: float,
+        graph_version: int = 1,
+        history_limit: int = 40,
+    ) -> None:
         self._db = db
         self.worker = worker
         self.lease_seconds = lease_seconds
+        self._graph_version = graph_version
         self._history_limit = history_limit
 
     async def claim(self, limit: int, *, running: Sequence[str] = ()) -> list[ClaimedRun]:
         """Up to `limit` runs, the fairest first, and none of `running`, which this worker has."""
         rows = await self._db.fetch(
-            SQL.claim, self.worker, limit, self.lease_seconds, self._history_limit, list(running)
+            SQL.claim,
+            self.worker,
+            limit,
+            self.lease_seconds,
+            self._history_limit,
+            list(running),
+            self._graph_version,
         )
         return [_claimed(row) for row in rows]
 
-    async def renew(self, owned: dict[str, int]) -> dict[str, bool]:
-        """Renews the runs of `owned` (id to epoch). Those still owned come back: id to whether a cancel is asked."""
+    async def renew(self, owned: dict[str, int]) -> set[str]:
+        """Renews the runs of `owned` (id to epoch); returns those that are still owned."""
         rows = await self._db.fetch(SQL.renew, list(owned), list(owned.values()), self.lease_seconds)
-        return {row["id"]: row["cancelled"] for row in rows}
+        return {row["id"] for row in rows}
 
-    async def cancel_requests(self, runs: Sequence[str]) -> list[str]:
-        """Those of `runs` that someone asked to cancel."""
-        return [row["id"] for row in await self._db.fetch(SQL.cancel_requests, list(runs))]
+    async def requests(self, runs: Sequence[str]) -> dict[str, Asked]:
+        """What callers ask of those of `runs` that somebody wants cancelled or paused."""
+        rows = await self._db.fetch(SQL.requests, list(runs))
+        return {row["id"]: "cancelled" if row["cancel"] else "paused" for row in rows}
 
-    async def hand_back(self, owned: dict[str, int]) -> list[str]:
+    async def end_overdue(self, *, patience: float, limit: int = 50) -> list[Overdue]:
+        """Ends runs past their deadline, and running ones that were to be cancelled `patience` seconds ago and are
+        not: their owner is dead or stuck, and what it still writes is refused."""
+        return [Overdue(**row) for row in await self._db.fetch(SQL.end_overdue, patience, limit)]
+
+    async def hand_back(self, owned: dict[str, int], because: HandBack) -> list[str]:
         """Puts the runs of `owned` (id to epoch) back into the queue; returns those that were still owned."""
-        return [row["id"] for row in await self._db.fetch(SQL.hand_back, list(owned), list(owned.values()))]
+        return [row["id"] for row in await self._db.fetch(SQL.hand_back, list(owned), list(owned.values()), because)]
 
     async def take_over(self, run: ClaimedRun) -> tuple[ClaimedRun, list[str]]:
         """For a run that others owned before: `run` with all that they have left, and the ids of the messages that
@@ -109,6 +159,7 @@ class Leases:
             messages=_messages(row["messages"]),
             input_tokens=input_tokens,
             output_tokens=output_tokens,
+            effects={effect.key: effect for effect in _effects(row["effects"])},
             announced=row["announced"],
         )
         return caught_up, orjson.loads(row["unfinished"])
@@ -133,3 +184,7 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
 
 def _messages(text: str | None) -> list[StoredMessage]:
     return [StoredMessage(**message) for message in orjson.loads(text or "[]")]
+
+
+def _effects(text: str | None) -> list[Effect]:
+    return [Effect(**effect) for effect in orjson.loads(text or "[]")]

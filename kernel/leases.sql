@@ -3,34 +3,47 @@
 -- name: claim
 -- Up to $2 runs for worker $1 under leases of $3 seconds: first those whose owner has died, then the queued
 -- run with the smallest start tag. Rows that another worker or a caller holds right now are passed over, so
--- a claim never waits. Comes back with all that is needed to start.
+-- a claim never waits. Runs of a graph newer than version $6 are left to newer workers. Comes back with all that is
+-- needed to start.
 WITH dead AS (
     SELECT r.id, r.session_id FROM runs r JOIN sessions s ON s.id = r.session_id
     WHERE r.status = 'running' AND r.lease_until < clock_timestamp()
       AND r.id <> ALL ($5::text[])  -- a worker that was paused still has these: it renews or loses them
+      AND coalesce(r.graph_version, 1) <= $6
     ORDER BY r.lease_until LIMIT $2 FOR NO KEY UPDATE OF r, s SKIP LOCKED
 ), queued AS (
     SELECT r.id, r.session_id FROM runs r JOIN sessions s ON s.id = r.session_id
-    WHERE r.head AND r.status = 'queued'
+    WHERE r.head AND r.status = 'queued' AND r.pause_requested_at IS NULL AND coalesce(r.graph_version, 1) <= $6
     ORDER BY r.vtag, r.id LIMIT $2 FOR NO KEY UPDATE OF r, s SKIP LOCKED
 ), picked AS (
-    SELECT id FROM (SELECT id, 0 AS rank FROM dead UNION ALL SELECT id, 1 FROM queued) AS both_kinds
+    SELECT id, rank = 0 AS died FROM (SELECT id, 0 AS rank FROM dead UNION ALL SELECT id, 1 FROM queued) AS both_kinds
     ORDER BY rank LIMIT $2
 ), claimed AS (
     UPDATE runs r
     SET status = 'running', worker = $1, epoch = r.epoch + 1, attempt = r.attempt + 1,
         lease_until = clock_timestamp() + make_interval(secs => $3),
-        started_at = coalesce(r.started_at, clock_timestamp())
-    FROM picked WHERE r.id = picked.id
-    RETURNING r.*
+        started_at = coalesce(r.started_at, clock_timestamp()),
+        graph_version = coalesce(r.graph_version, $6),
+        deadline_at = CASE WHEN r.epoch > 0 THEN r.deadline_at ELSE least(r.deadline_at, clock_timestamp()
+            + make_interval(secs => least((v.config -> 'limits' ->> 'timeout_seconds')::double precision,
+                                          (r.request -> 'budget' ->> 'timeout_seconds')::double precision))) END,
+        -- deaths count in a row: an owner that finished a step has brought the run on
+        deaths = CASE WHEN NOT picked.died THEN r.deaths
+                      WHEN EXISTS (SELECT FROM steps WHERE run_id = r.id AND epoch = r.epoch) THEN 1
+                      ELSE r.deaths + 1 END,
+        left_because = NULL
+    FROM picked, runs o, agent_versions v
+    WHERE r.id = picked.id AND o.id = r.id AND v.agent_id = r.agent_id AND v.version = r.agent_version
+    RETURNING r.*, v.config, CASE WHEN picked.died THEN 'died' ELSE o.left_because END AS left_by
 ), fenced AS (
     UPDATE sessions s SET head_epoch = c.epoch, head_batch = 0 FROM claimed c WHERE s.id = c.session_id
 )
 SELECT c.id, c.org_id, c.session_id, c.turn, c.agent_id, c.agent_version, c.workflow, c.user_id, c.request,
-       c.epoch, c.attempt, c.first_seq, c.cancel_requested_at IS NOT NULL AS cancelled,
+       c.epoch, c.attempt, c.deaths, c.graph_version, c.left_by, c.first_seq,
+       c.cancel_requested_at IS NOT NULL AS cancelled, c.pause_requested_at IS NOT NULL AS paused,
        extract(epoch FROM c.started_at - c.created_at)::double precision AS pickup_seconds,
-       extract(epoch FROM clock_timestamp() - c.started_at)::double precision AS elapsed_seconds,
-       v.config,
+       extract(epoch FROM c.deadline_at - clock_timestamp())::double precision AS seconds_left,
+       c.config,
        (SELECT json_agg(json_build_object('role', m.role, 'content', m.content) ORDER BY m.turn, m.position)
         FROM (SELECT turn, position, role, content FROM messages
               WHERE session_id = c.session_id AND turn < c.turn AND path = ''
@@ -40,7 +53,7 @@ SELECT c.id, c.org_id, c.session_id, c.turn, c.agent_id, c.agent_version, c.work
                             'content', m.content, 'tool_calls', m.tool_calls, 'tool_call_id', m.tool_call_id)
                         ORDER BY m.path, m.position)
         FROM messages m WHERE m.session_id = c.session_id AND m.turn = c.turn) AS messages
-FROM claimed c JOIN agent_versions v ON v.agent_id = c.agent_id AND v.version = c.agent_version
+FROM claimed c
 ORDER BY c.vtag, c.id;
 
 -- name: left_behind
@@ -61,6 +74,9 @@ SELECT coalesce((SELECT json_agg(DISTINCT e.data ->> 'message_id')
                             'content', m.content, 'tool_calls', m.tool_calls, 'tool_call_id', m.tool_call_id)
                         ORDER BY m.path, m.position)
         FROM messages m WHERE m.org_id = $2 AND m.session_id = $3 AND m.turn = $4) AS messages,
+       (SELECT json_agg(json_build_object('step_id', f.step_id, 'call_id', f.call_id, 'path', f.path,
+                            'position', f.position, 'tool', f.tool, 'effect', f.effect, 'status', f.status))
+        FROM effects f WHERE f.org_id = $2 AND f.run_id = $1) AS effects,
        EXISTS (SELECT 1 FROM events e
                WHERE e.session_id = $3 AND e.seq >= $5 AND e.run_id = $1 AND e.type = 'run_started') AS announced;
 
@@ -74,13 +90,18 @@ WITH mine AS (
 )
 UPDATE runs r SET lease_until = clock_timestamp() + make_interval(secs => $3)
 FROM mine WHERE r.id = mine.id
-RETURNING r.id, r.cancel_requested_at IS NOT NULL AS cancelled;
+RETURNING r.id;
 
--- name: cancel_requests
-SELECT id FROM runs WHERE id = ANY ($1::text[]) AND cancel_requested_at IS NOT NULL;
+-- name: requests
+-- What callers ask of the owner of runs $1.
+SELECT id, cancel_requested_at IS NOT NULL AS cancel FROM runs
+WHERE id = ANY ($1::text[]) AND (cancel_requested_at IS NOT NULL OR pause_requested_at IS NOT NULL);
+
+-- name: end_overdue
+SELECT * FROM end_overdue_runs($1, $2);
 
 -- name: hand_back
--- Gives runs $1 under epochs $2 back to the queue, without charging an attempt.
+-- Gives runs $1 under epochs $2 back to the queue because of $3, without charging an attempt.
 WITH mine AS (
     SELECT r.id, r.session_id FROM unnest($1::text[], $2::integer[]) AS m (id, epoch)
     JOIN runs r ON r.id = m.id AND r.epoch = m.epoch AND r.status = 'running'
@@ -89,7 +110,7 @@ WITH mine AS (
 ), unfenced AS (
     UPDATE sessions s SET head_epoch = 0, head_batch = 0 FROM mine WHERE s.id = mine.session_id
 )
-UPDATE runs r SET status = 'queued', worker = NULL, lease_until = NULL, attempt = r.attempt - 1
+UPDATE runs r SET status = 'queued', worker = NULL, lease_until = NULL, attempt = r.attempt - 1, left_because = $3
 FROM mine WHERE r.id = mine.id
 RETURNING r.id;
 

@@ -20,17 +20,18 @@ T = TypeVar("T")
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
-# What asyncpg raises when the server is away, restarting or shutting us out: nothing is wrong with the statement.
+# What asyncpg raises when the server is away, restarting, full, read-only or shutting us out: nothing is wrong with
+# the statement, and the same one will do later.
 UNAVAILABLE = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # a connection whose server hung up, handed out before that was noticed
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.OperatorInterventionError,  # shutdown, crash recovery, starting up, a cancelled statement
+    asyncpg.InsufficientResourcesError,  # disk or memory full, too many connections
+    asyncpg.PostgresSystemError,  # input and output of the server's files
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, after a failover
 )
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 from kernel.checkpoints import CheckpointRow, CheckpointWriteRow
+from kernel.effects import Effect
 from kernel.errors import LeaseLost
 from kernel.events import EventType, RunStatus, encode_json
 
@@ -51,6 +52,10 @@ class NewStep:
     seconds: float
 
 
+Rest: TypeAlias = Literal["paused"]
+"""Why a run that has not ended is left without an owner."""
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """How a run ends."""
@@ -73,11 +78,22 @@ class Batch:
     steps: list[NewStep] = field(default_factory=list)
     checkpoints: dict[tuple[str, str], CheckpointRow] = field(default_factory=dict)
     writes: list[CheckpointWriteRow] = field(default_factory=list)
+    effects: dict[tuple[str, str], Effect] = field(default_factory=dict)
+    rest: Rest | None = None
     end: End | None = None
 
     @property
     def empty(self) -> bool:
-        return not (self.events or self.messages or self.steps or self.checkpoints or self.writes or self.end)
+        return not (
+            self.events
+            or self.messages
+            or self.steps
+            or self.checkpoints
+            or self.writes
+            or self.effects
+            or self.rest
+            or self.end
+        )
 
 
 class RunLog:
@@ -160,6 +176,19 @@ class RunLog:
         for message_id in [id for id, its_path in self._open_messages.items() if its_path == path]:
             self.discard(message_id)
 
+    def record_effect(self, effect: Effect, result: NewMessage | None = None) -> None:
+        """Adds a row to the effect ledger, with the message that holds the call's result. Of a call's rows that wait
+        together the last is written."""
+        if self.ended:
+            return
+        earlier = self._pending.effects.get(effect.key)
+        if earlier is not None:
+            effect = replace(effect, starts=earlier.starts + effect.starts)
+        self._pending.effects[effect.key] = effect
+        if result is not None:
+            self._pending.messages.append(encode_json(asdict(result)))
+        self._wake_soon(self)
+
     # What a step concludes is parked by its agent's path until the graph hands over what the step has written:
     # then all of it commits together. A step that is cut short leaves none of it behind, and is done again.
 
@@ -193,6 +222,19 @@ class RunLog:
                 self._unpark(path)
             self._pending.writes.extend(rows)
             self._wake_soon(self)
+
+    def rest(self, because: Rest) -> None:
+        """Leaves the run as it stands after its last finished step: it waits without an owner until somebody resumes
+        it. Like an end, it lets nothing follow."""
+        if self.ended:
+            return
+        for message_id in list(self._open_messages):
+            self.discard(message_id)
+        self._parked.clear()  # a step that was cut short is done again
+        self.say("run_waiting", {"reason": because}, urgent=False)
+        self._pending.rest = because
+        self.ended = True
+        self._wake(self)
 
     def end(self, end: End) -> None:
         """Ends the run: its `done` event, its status and what is pending commit together; nothing may follow.

@@ -23,6 +23,12 @@ SQL = statements(__package__, "runs.sql")
 
 IfBusy = Literal["enqueue", "reject", "interrupt"]
 
+PauseOutcome = Literal["held", "requested", "waiting"]
+"""`held`: it was queued and is not started; `requested` of its worker; `waiting`: it was paused already."""
+
+ResumeOutcome = Literal["resumed", "running", "unchanged"]
+"""`resumed`: a worker may take it; `running`: the pause had not taken effect; `unchanged`: it was not paused."""
+
 
 @dataclass(frozen=True, slots=True)
 class InputMessage:
@@ -34,7 +40,11 @@ class InputMessage:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run as it is asked for. `request` is what the graph reads: variables, model, tools, budget."""
+    """A run as it is asked for. `request` is what the graph reads: variables, model, tools, budget.
+
+    `priority` is -10 to 10; in its org a higher one starts first. `deadline_seconds` from now it expires, also if it
+    has not been started.
+    """
 
     input: Sequence[InputMessage]
     agent_id: str | None = None
@@ -42,6 +52,8 @@ class NewRun:
     request: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
     if_busy: IfBusy = "enqueue"
+    priority: int = 0
+    deadline_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,9 @@ class Run:
     started_at: datetime | None
     finished_at: datetime | None
     cancel_requested_at: datetime | None
+    pause_requested_at: datetime | None
+    deadline_at: datetime | None
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +141,8 @@ async def submit(
         [new_id("msg") for _ in new.input],
         [message.role for message in new.input],
         [encode_json(message.content) for message in new.input],
+        new.priority,
+        new.deadline_seconds,
     )
     assert row is not None
     match row["outcome"]:
@@ -158,6 +175,9 @@ async def submit(
         started_at=None,
         finished_at=None,
         cancel_requested_at=None,
+        pause_requested_at=None,
+        deadline_at=row["deadline_at"],
+        priority=new.priority,
     )
     data = f'{{"attempt":0,"agent_id":"{run.agent_id}","agent_version":{run.agent_version}}}'
     frame = render_frame(row["seq"], "run_queued", run.session_id, run.id, render_time(row["at"]), data)
@@ -200,10 +220,38 @@ async def cancel(db: Pool | Connection, org_id: str, run_id: str) -> Cancelled:
     return Cancelled(row["outcome"], row["session_id"], row["last_seq"], row["next_run"])
 
 
+async def pause(db: Pool | Connection, org_id: str, run_id: str) -> PauseOutcome:
+    """Holds a run that is queued; asks the worker of one that runs to stop after its present step.
+
+    Raises:
+        NotFound: no such run in the org.
+        Conflict: it has ended.
+    """
+    return _unfinished(await db.fetchval(SQL.pause, org_id, run_id), run_id)  # type: ignore[return-value]
+
+
+async def resume(db: Pool | Connection, org_id: str, run_id: str) -> ResumeOutcome:
+    """Lets a paused run go on.
+
+    Raises:
+        NotFound: no such run in the org.
+        Conflict: it has ended.
+    """
+    return _unfinished(await db.fetchval(SQL.resume, org_id, run_id), run_id)  # type: ignore[return-value]
+
+
 async def answer_of(db: Pool | Connection, org_id: str, run_id: str) -> str | None:
     """The text of the run's final message, or None where it has none."""
     row = await db.fetchrow(SQL.last_message, org_id, run_id)
     return None if row is None else str(orjson.loads(row["content"]))
+
+
+def _unfinished(outcome: str, run_id: str) -> str:
+    if outcome == "not_found":
+        raise NotFound(f"There is no run {run_id}.", field="run_id")
+    if outcome == "finished":
+        raise Conflict(f"Run {run_id} has ended.", suggestions=("send the request again as a new run",))
+    return outcome
 
 
 def _run(row: asyncpg.Record) -> Run:

@@ -1,16 +1,16 @@
 -- Runs: taken in, looked at, cancelled.
 
 -- name: submit
-SELECT * FROM submit_run($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+SELECT * FROM submit_run($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 
 -- name: get
 SELECT id, org_id, session_id, turn, agent_id, agent_version, workflow, status, attempt, user_id, metadata,
-       finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at
+       finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at, pause_requested_at, deadline_at, priority
 FROM runs WHERE org_id = $1 AND id = $2;
 
 -- name: list
 SELECT id, org_id, session_id, turn, agent_id, agent_version, workflow, status, attempt, user_id, metadata,
-       finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at
+       finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at, pause_requested_at, deadline_at, priority
 FROM runs
 WHERE org_id = $1
   AND ($2::text IS NULL OR id < $2)
@@ -22,6 +22,12 @@ LIMIT $6;
 
 -- name: cancel
 SELECT * FROM cancel_run($1, $2);
+
+-- name: pause
+SELECT pause_run($1, $2);
+
+-- name: resume
+SELECT resume_run($1, $2);
 
 -- name: last_message
 SELECT id, content FROM messages

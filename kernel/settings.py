@@ -60,7 +60,12 @@ class Settings(BaseSettings):
     slots: int = Field(20, ge=1, le=500, description="runs executed at once by one worker")
     lease_seconds: float = Field(10.0, ge=1, le=600)
     lease_renew_seconds: float = Field(3.0, ge=0.2, le=200)
-    grace_seconds: float = Field(20.0, ge=0, le=3600, description="after SIGTERM, before runs are handed back")
+    grace_seconds: float = Field(
+        2.0, ge=0, le=3600, description="after SIGTERM, for runs to finish their step before they are handed back"
+    )
+    effect_grace_seconds: float = Field(
+        20.0, ge=0, le=3600, description="beyond that, for calls that must not be made twice"
+    )
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port pairs that tools may reach although they are private addresses"
     )

@@ -13,6 +13,7 @@ from kernel.leases import ClaimedRun
 from kernel.runlog import NewStep, RunLog
 from memory.port import Memory
 from memory.records import Scope
+from orchestrator.brake import Brake
 from orchestrator.budget import Budget
 from orchestrator.models.factory import Models
 from orchestrator.state import Call, GraphState
@@ -43,6 +44,7 @@ class RunContext:
     path: str
     depth: int
     max_depth: int
+    brake: Brake
     budget: Budget
     transcript: Transcript
     history: Sequence[AnyMessage]

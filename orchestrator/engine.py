@@ -23,6 +23,7 @@ from kernel.leases import ClaimedRun
 from kernel.postgres import UNAVAILABLE, Pool
 from kernel.runlog import End, RunLog
 from memory.port import Memory
+from orchestrator.brake import Brake, Braked
 from orchestrator.budget import Budget
 from orchestrator.checkpoints import PostgresCheckpoints
 from orchestrator.context import Actor, RunContext
@@ -46,10 +47,11 @@ class Engine:
         self._memory = memory
         self._workflows = build_workflows()
 
-    async def execute(self, run: ClaimedRun, pen: RunLog) -> None:
+    async def execute(self, run: ClaimedRun, pen: RunLog, brake: Brake) -> None:
         """Brings `run` to its end and returns when its `done` has been handed to the journal.
 
         Raises:
+            Braked: the brake was pulled; the run is not ended and can go on from its last checkpoint.
             asyncio.CancelledError: the caller cancelled; the run is not ended.
             LeaseLost: the run is another worker's by now.
             StoreUnavailable: Postgres is away; the run is not ended and can go on elsewhere.
@@ -63,23 +65,20 @@ class Engine:
             message = f"Version {run.agent_version} of the agent is not valid in this release."
             _fail(pen, "failed", "bad_agent", message, "change the agent, which makes a new version")
             return
-        deadline = asyncio.timeout(max(0.0, budget.timeout_seconds - run.elapsed_seconds))
+        if (problem := self._unfit(run)) is not None:
+            _fail(pen, "failed", *problem)
+            return
+        deadline = asyncio.timeout(max(0.0, run.seconds_left))
         try:
             async with deadline:
-                await self._run_graph(run, pen, agent, budget)
+                await self._run_graph(run, pen, agent, budget, brake)
         except TimeoutError as error:
             if not deadline.expired():
                 raise StoreUnavailable("a store did not answer in time") from error
-            _fail(
-                pen,
-                "expired",
-                "deadline",
-                f"The run took longer than {budget.timeout_seconds:g} s.",
-                *_TOO_LONG,
-            )
+            _fail(pen, "expired", "deadline", "The run did not end before its deadline.", *_TOO_LONG)
         except UNAVAILABLE as error:
             raise StoreUnavailable("Postgres was away for too long") from error
-        except (LeaseLost, StoreUnavailable):
+        except (LeaseLost, StoreUnavailable, Braked):
             raise
         except LonghaulError as error:
             _fail(pen, "failed", error.code, error.message, *error.suggestions)
@@ -87,7 +86,18 @@ class Engine:
             log.exception("run_broke", run_id=run.id)
             _fail(pen, "failed", "internal", "Something went wrong inside Longhaul.", *_BROKEN)
 
-    async def _run_graph(self, run: ClaimedRun, pen: RunLog, agent: AgentConfig, budget: Budget) -> None:
+    def _unfit(self, run: ClaimedRun) -> tuple[str, str, str] | None:
+        """Why this release can't execute the run (code, message, suggestion), None if it can."""
+        workflows = self._workflows.get(run.graph_version)
+        if workflows is None:
+            message = f"The run was started with graph version {run.graph_version}, which this release has no more."
+            return "graph_retired", message, "send the request again: it starts with the present version"
+        if run.workflow not in workflows:
+            message = f"Graph version {run.graph_version} has no workflow {run.workflow!r}."
+            return "no_workflow", message, f"ask for one of: {', '.join(workflows)}"
+        return None
+
+    async def _run_graph(self, run: ClaimedRun, pen: RunLog, agent: AgentConfig, budget: Budget, brake: Brake) -> None:
         request = run.request
         asked: Sequence[str] | None = request.get("tools")
         actor = Actor(
@@ -98,7 +108,8 @@ class Engine:
             sub_agents=agent.sub_agents,
             memory=agent.memory,
         )
-        context = self._context(run, pen, actor, budget, path="", depth=0, max_depth=agent.limits.max_depth)
+        limits = agent.limits
+        context = self._context(run, pen, actor, budget, brake, path="", depth=0, max_depth=limits.max_depth)
         context.history = conversation(run.history)
         await self._invoke(context, run.workflow, thread_id=run.id, position=len(run.messages))
         if not pen.ended:
@@ -120,6 +131,7 @@ class Engine:
                 parent.log,
                 actor,
                 parent.budget,
+                parent.brake,
                 path=parent.child_path(config.name, call),
                 depth=parent.depth + 1,
                 max_depth=parent.max_depth,
@@ -139,7 +151,16 @@ class Engine:
         return state["answer"]["text"] if state["answer"] else ""
 
     def _context(
-        self, run: ClaimedRun, pen: RunLog, actor: Actor, budget: Budget, *, path: str, depth: int, max_depth: int
+        self,
+        run: ClaimedRun,
+        pen: RunLog,
+        actor: Actor,
+        budget: Budget,
+        brake: Brake,
+        *,
+        path: str,
+        depth: int,
+        max_depth: int,
     ) -> RunContext:
         self._toolbox.schemas(actor.tools)  # raises for a tool that this worker does not have
         transcript = Transcript(pen, path)
@@ -152,6 +173,7 @@ class Engine:
             path=path,
             depth=depth,
             max_depth=max_depth,
+            brake=brake,
             budget=budget,
             transcript=transcript,
             history=history,
@@ -173,7 +195,7 @@ class Engine:
         if not fresh and (saved := await checkpoints.aget_tuple(config)) is not None:
             context.budget.tool_calls += saved.checkpoint["channel_values"].get("tool_calls", 0)
             start = None
-        graph = self._workflows[workflow].copy({"checkpointer": checkpoints})
+        graph = self._workflows[run.graph_version][workflow].copy({"checkpointer": checkpoints})
         state: Any = await graph.ainvoke(start, config, context=context, durability="sync")
         return state  # type: ignore[no-any-return]
 
@@ -188,7 +210,7 @@ def _model_choice(agent: ModelChoice | None, asked: Any) -> ModelChoice:
 
 
 _TOO_LONG = (
-    "raise limits.timeout_seconds of the agent or budget.timeout_seconds of the run",
+    "raise limits.timeout_seconds of the agent, or budget.timeout_seconds or deadline_seconds of the run",
     "ask for less in one run: what was said so far is in the session",
 )
 _BROKEN = (

@@ -19,8 +19,8 @@ from orchestrator.states.delegate import delegate
 from orchestrator.states.respond import respond
 
 
-class Think(Protocol):
-    """The state that decides what comes next."""
+class State(Protocol):
+    """One of the graph's four."""
 
     async def __call__(self, state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]: ...
 
@@ -28,12 +28,12 @@ class Think(Protocol):
 Graph: TypeAlias = "CompiledStateGraph[GraphState, RunContext, GraphState, GraphState]"
 
 
-def build_graph(think: Think) -> Graph:
-    """The graph around one way of thinking."""
+def build_graph(think: State) -> Graph:
+    """The graph around one way of thinking. It can be braked before each state but the last, which takes no time."""
     graph = StateGraph(GraphState, context_schema=RunContext)
-    graph.add_node("THINK", think)
-    graph.add_node("ACT", act)
-    graph.add_node("DELEGATE", delegate)
+    graph.add_node("THINK", _braked(think))
+    graph.add_node("ACT", _braked(act))
+    graph.add_node("DELEGATE", _braked(delegate))
     graph.add_node("RESPOND", respond)
     graph.add_edge(START, "THINK")
     graph.add_conditional_edges("THINK", after_think, ["ACT", "DELEGATE", "RESPOND"])
@@ -41,6 +41,14 @@ def build_graph(think: Think) -> Graph:
     graph.add_edge("DELEGATE", "THINK")
     graph.add_edge("RESPOND", END)
     return graph.compile()
+
+
+def _braked(visit: State) -> State:
+    async def braked(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]:
+        await runtime.context.brake.check()
+        return await visit(state, runtime)
+
+    return braked
 
 
 async def after_think(state: GraphState) -> list[Route]:

@@ -2,12 +2,17 @@
 
 `agent_chat` asks the model. `echo` answers with the input and asks no one: the same engine and journal, for smoke
 tests and for measuring them.
+
+A run keeps the version of the graphs that it was started with. When a change to a graph or to its state would make
+a saved checkpoint mean something else, give it the next version and keep the old one here for as long as runs of it
+may be unfinished; runs of a version that is gone end with an error that says so, and workers leave runs of versions
+that they don't know yet to newer workers.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from langgraph.runtime import Runtime
 
@@ -16,6 +21,9 @@ from orchestrator.context import RunContext
 from orchestrator.graph import Graph, build_graph
 from orchestrator.state import Answer, GraphState
 from orchestrator.states.think import think
+
+GRAPH_VERSION: Final = 1
+"""The version that runs are started with."""
 
 
 async def echo(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]:
@@ -29,6 +37,6 @@ async def echo(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any
     return {"round": state["round"] + 1, "answer": answer}
 
 
-def build_workflows() -> dict[str, Graph]:
-    """All workflows, compiled."""
-    return {"agent_chat": build_graph(think), "echo": build_graph(echo)}
+def build_workflows() -> dict[int, dict[str, Graph]]:
+    """All workflows by version and name, compiled."""
+    return {1: {"agent_chat": build_graph(think), "echo": build_graph(echo)}}

@@ -1,7 +1,7 @@
 """The worker process: `python -m worker`.
 
 The composition root: builds everything from the settings and hands it down. SIGTERM and SIGINT drain: nothing new
-is claimed, runs get the grace period to finish, what is left is handed back, and the exit code is 0.
+is claimed, runs get the grace period to end or to finish their step, then they are handed back; the exit code is 0.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from orchestrator.tools.http_fetch import HttpFetch
 from orchestrator.tools.memory import Recall, Remember
 from orchestrator.tools.python import PythonTool
 from orchestrator.tools.toolbox import Toolbox
+from orchestrator.workflows import GRAPH_VERSION
 from worker.chores import Chores
 from worker.doorbell import Doorbell
 from worker.executor import Executor
@@ -75,7 +76,7 @@ async def work(settings: Settings) -> None:
         models.warm()
 
         publisher = Publisher(redis)
-        leases = Leases(db, worker=worker_id, lease_seconds=settings.lease_seconds)
+        leases = Leases(db, worker=worker_id, lease_seconds=settings.lease_seconds, graph_version=GRAPH_VERSION)
         # A run that ends may let the next one of its session start: this worker looks for it itself.
         journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
         engine = Engine(db, models=models, toolbox=toolbox, memory=memory)
@@ -84,6 +85,7 @@ async def work(settings: Settings) -> None:
         heartbeat = Heartbeat(
             executor,
             journal,
+            publisher,
             database_url=database_url,
             worker=worker_id,
             host=socket.gethostname(),
@@ -95,7 +97,7 @@ async def work(settings: Settings) -> None:
             tasks.create_task(journal.run(), name="journal")
             tasks.create_task(executor.run(), name="executor")
             listening = [
-                tasks.create_task(Doorbell(waiting, executor, leases).run(), name="doorbell"),
+                tasks.create_task(Doorbell(waiting, executor).run(), name="doorbell"),
                 tasks.create_task(Chores(redis, db, executor).run(), name="chores"),
             ]
             heartbeat.start()
@@ -104,7 +106,7 @@ async def work(settings: Settings) -> None:
             log.info("worker_draining", running=len(executor.running), grace=settings.grace_seconds)
             for task in listening:
                 task.cancel()
-            await executor.drain(settings.grace_seconds)
+            await executor.drain(settings.grace_seconds, settings.effect_grace_seconds)
             await heartbeat.stop()
             try:
                 await leases.sign_off()
@@ -113,6 +115,10 @@ async def work(settings: Settings) -> None:
             journal.close()
             publisher.close()
     log.info("worker_stopped", worker=worker_id)
+    if executor.stuck:
+        # The event loop would wait for them for ever.
+        log.error("worker_left_stuck_runs", runs=executor.stuck)
+        os._exit(0)
 
 
 def _open_redis(url: str, *, answer_within: float) -> Redis:

@@ -1,7 +1,7 @@
-"""The doorbell: what wakes the executor, and how cancels reach it.
+"""The doorbell: what wakes the executor, and how callers' requests reach it.
 
 A bell in Redis wakes within a millisecond or so. Redis may be away: a look in Postgres every second covers every
-bell and every cancel that was lost.
+bell that was lost, and the heartbeat every request.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from kernel.bell import BELL_KEY, CANCEL_CHANNEL
-from kernel.leases import Leases
-from kernel.postgres import STORE_ERRORS
+from kernel.bell import BELL_KEY, REQUEST_CHANNEL, read_request
 from kernel.tasks import side_by_side
 from worker.executor import Executor
 
@@ -28,25 +26,20 @@ _POLL_EVERY = 1.0
 class Doorbell:
     """`run()` is its task; it ends when cancelled. `redis` must not time out blocking reads."""
 
-    def __init__(self, redis: Redis, executor: Executor, leases: Leases) -> None:
+    def __init__(self, redis: Redis, executor: Executor) -> None:
         self._redis = redis
         self._executor = executor
-        self._leases = leases
 
     async def run(self) -> None:
         await side_by_side(
-            polls=self._poll(), bells=self._again_and_again(self._bells), cancels=self._again_and_again(self._cancels)
+            polls=self._poll(),
+            bells=self._again_and_again(self._bells),
+            requests=self._again_and_again(self._requests),
         )
 
     async def _poll(self) -> None:
         while True:
             self._executor.look()
-            if running := list(self._executor.running):
-                try:
-                    for run_id in await self._leases.cancel_requests(running):
-                        self._executor.cancel(run_id)
-                except STORE_ERRORS as error:
-                    log.warning("cancel_poll_failed", error=repr(error))
             await asyncio.sleep(_POLL_EVERY)
 
     async def _bells(self) -> None:
@@ -56,13 +49,13 @@ class Doorbell:
             if rung is not None:
                 self._executor.woken()
 
-    async def _cancels(self) -> None:
+    async def _requests(self) -> None:
         async with self._redis.pubsub() as channel:
-            await channel.subscribe(CANCEL_CHANNEL)
+            await channel.subscribe(REQUEST_CHANNEL)
             while True:
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=5.0)
-                if message is not None:
-                    self._executor.cancel(message["data"].decode())
+                if message is not None and (request := read_request(message["data"])) is not None:
+                    self._executor.ask(*request)
 
     async def _again_and_again(self, listen: Callable[[], Awaitable[None]]) -> None:
         pause = 0.1

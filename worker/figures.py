@@ -32,5 +32,7 @@ class Figures:
     claimed: int = 0
     resumed: int = 0
     lost: int = 0
+    handed_back: int = 0
+    stuck: int = 0
     pickup: Histogram = field(default_factory=Histogram)
     first_token: Histogram = field(default_factory=Histogram)

@@ -1,7 +1,9 @@
 """The heartbeat: keeps the leases of running runs, from a thread with an event loop and a connection of its own.
 
-User code that blocks the worker's main loop must not cost it its leases. When Postgres can't be reached for as
-long as a lease lasts, the runs are given up: somebody else may have them by then.
+User code that blocks the worker's main loop must not cost it its leases, nor keep a run alive that is to end: twice
+a second the heartbeat looks what callers ask of its runs, and ends runs of the whole fleet whose owner should have
+ended them by now. When Postgres can't be reached for as long as a lease lasts, the runs are given up: somebody else
+may have them by then.
 """
 
 from __future__ import annotations
@@ -12,16 +14,21 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import structlog
 
+from kernel.fanout import Publisher
 from kernel.journal import Journal
 from kernel.leases import Leases
 from worker.executor import Executor
 
 log = structlog.get_logger(__name__)
+
+_LOOK_EVERY: Final = 0.4
+# How long the owner of a run has to end it by itself. With one look it makes two seconds at most.
+_OWNERS_PATIENCE: Final = 1.2
 
 
 class Heartbeat:
@@ -31,6 +38,7 @@ class Heartbeat:
         self,
         executor: Executor,
         journal: Journal,
+        publisher: Publisher,
         *,
         database_url: str,
         worker: str,
@@ -40,6 +48,7 @@ class Heartbeat:
     ) -> None:
         self._executor = executor
         self._journal = journal
+        self._publisher = publisher
         self._database_url = database_url
         self._worker = worker
         self._host = host
@@ -62,23 +71,29 @@ class Heartbeat:
     async def _beat(self) -> None:
         connection: Any = None
         renewed = time.monotonic()
+        next_renewal = 0.0
         while not self._stopping.is_set():
             begun = time.monotonic()
             owned = self._executor.owned()
             try:
                 if connection is None or connection.is_closed():
                     connection = await asyncpg.connect(self._database_url, timeout=3, command_timeout=3)
-                await self._renew(Leases(connection, worker=self._worker, lease_seconds=self._lease_seconds), owned)
-                renewed = begun
+                leases = Leases(connection, worker=self._worker, lease_seconds=self._lease_seconds)
+                if begun >= next_renewal:
+                    await self._renew(leases, owned)
+                    renewed = begun
+                    next_renewal = begun + self._renew_seconds
+                await self._look(leases, owned)
             except Exception as error:  # this thread must not end before the worker does
                 log.warning("heartbeat_failed", error=repr(error), runs=len(owned))
+                next_renewal = 0.0
                 if connection is not None:
                     connection.terminate()
                     connection = None
                 if time.monotonic() - renewed > self._lease_seconds:
                     for run_id, epoch in owned.items():
                         self._tell(self._executor.lose, run_id, epoch)
-            await asyncio.to_thread(self._stopping.wait, self._renew_seconds if connection is not None else 0.5)
+            await asyncio.to_thread(self._stopping.wait, min(_LOOK_EVERY, self._renew_seconds))
         if connection is not None:
             await connection.close()
 
@@ -96,8 +111,16 @@ class Heartbeat:
             if run_id not in kept:
                 # Ended just now, or lost: the executor knows which.
                 self._tell(self._executor.lose, run_id, epoch)
-            elif kept[run_id]:
-                self._tell(self._executor.cancel, run_id)
+
+    async def _look(self, leases: Leases, owned: dict[str, int]) -> None:
+        if owned:
+            for run_id, asked in (await leases.requests(list(owned))).items():
+                self._tell(self._executor.ask, run_id, asked)
+        for overdue in await leases.end_overdue(patience=_OWNERS_PATIENCE):
+            log.warning("run_ended_for_its_owner", run_id=overdue.run_id, status=overdue.status)
+            self._tell(self._publisher.nudge, overdue.org_id, overdue.session_id)
+            if overdue.next_run is not None:
+                self._tell(self._executor.woken)
 
     def _tell(self, what: Callable[..., None], *arguments: Any) -> None:
         assert self._main is not None

@@ -24,7 +24,7 @@ async def test_a_run_that_was_handed_back_before_it_was_announced_starts_as_if_n
     leaving = Leases(mortal.database, worker="leaving:1", lease_seconds=10)
     [claimed] = await leaving.claim(1)
     assert claimed.id == run["id"]
-    assert await leaving.hand_back({claimed.id: claimed.epoch}) == [run["id"]]
+    assert await leaving.hand_back({claimed.id: claimed.epoch}, "drained") == [run["id"]]
     await staff(mortal, 1)
     await caller.finished(run["id"])
     history = await assert_history(mortal.database, run["id"])

@@ -40,8 +40,8 @@ async def finish_all(database: Pool, writer: Writer) -> None:
         for run in claimed:
             pen = writer.pen(run)
             pen.say("run_started", {"attempt": run.attempt})
-            asked = await mine.renew({run.id: run.epoch})
-            pen.end(CANCELLED if asked.get(run.id) else FINISHED)
+            asked = await mine.requests([run.id])
+            pen.end(CANCELLED if asked else FINISHED)
             await pen.committed()
 
 
