@@ -78,17 +78,18 @@ class Events:
 
     async def follow_run(self, call: Call[None, EventsQuery]) -> Answer:
         run = await get_run(self._db, call.org_id, call.path["run_id"])
-        after = max(await self._start(call, run.session_id), run.first_seq - 1)
-        if after >= run.first_seq:  # looked up only now: the run may have ended since it was read
+        after = _known(call)
+        if after >= run.first_seq:
             last = await done_seq(self._db, run.id)
             if last is not None and after >= last:
                 return Answer(status=204)  # tells an EventSource not to come back
-        return Answer(app=self._stream(call, run.session_id, run.id, after))
+            after = await self._within_the_log(call.org_id, run.session_id, after)
+        return Answer(app=self._stream(call, run.session_id, run.id, max(after, run.first_seq - 1)))
 
     async def follow_session(self, call: Call[None, EventsQuery]) -> Answer:
         session_id = call.path["session_id"]
-        await get_session(self._db, call.org_id, session_id)
-        return Answer(app=self._stream(call, session_id, None, await self._start(call, session_id)))
+        after = await self._within_the_log(call.org_id, session_id, _known(call))
+        return Answer(app=self._stream(call, session_id, None, after))
 
     async def issue_for_run(self, call: Call[None, NoQuery]) -> Answer:
         run = await get_run(call.db, call.org_id, call.path["run_id"])
@@ -98,17 +99,9 @@ class Events:
         session = await get_session(call.db, call.org_id, call.path["session_id"])
         return Answer(self._tokens.issue(call.principal, session.id, f"/v1/sessions/{session.id}/events"))
 
-    async def _start(self, call: Call[None, EventsQuery], session_id: str) -> int:
-        """The last seq that the follower has. One that the log does not have yet would hide events to come."""
-        header = call.headers.get(b"last-event-id")
-        after = 0
-        if call.query.after is not None:
-            after = sequence_number("after", call.query.after)
-        if header is not None:
-            after = sequence_number("Last-Event-ID", header.decode("latin-1"))
-        if after:
-            after = min(after, (await get_session(self._db, call.org_id, session_id)).last_seq)
-        return after
+    async def _within_the_log(self, org_id: str, session_id: str, after: int) -> int:
+        """A place that the log does not have yet would hide events to come. Raises NotFound."""
+        return min(after, await self._hub.reach(org_id, session_id, at_least=after))
 
     def _stream(self, call: Call[None, EventsQuery], session_id: str, run_id: str | None, after: int) -> EventStream:
         return EventStream(self._hub, self._db, org_id=call.org_id, session_id=session_id, run_id=run_id, after=after)
@@ -118,3 +111,14 @@ class Events:
             return None
         token = dict(query_pairs(scope["query_string"])).get("token")
         return None if token is None else self._tokens.verify(token, next(iter(path.values())))
+
+
+def _known(call: Call[None, EventsQuery]) -> int:
+    """The last seq that the follower has."""
+    header = call.headers.get(b"last-event-id")
+    after = 0
+    if call.query.after is not None:
+        after = sequence_number("after", call.query.after)
+    if header is not None:
+        after = sequence_number("Last-Event-ID", header.decode("latin-1"))
+    return after

@@ -13,12 +13,13 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from kernel.hub import Feed, Frames, Hub, Viewer
+from kernel.feed import Frames, Viewer
+from kernel.hub import Hub
 from kernel.postgres import Pool
 from kernel.replay import read_frames
 
 _PAGE: Final = 200
-_MOST_AT_ONCE: Final = 64 * 1024
+_MOST_AT_ONCE: Final = 32 * 1024
 _HEARTBEAT: Final = b":\n\n"
 
 
@@ -57,29 +58,25 @@ class EventStream:
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": retry + self._opening, "more_body": True})
-        async with self._hub.follow(self._org_id, self._session_id) as (feed, viewer):
+        viewer = await self._hub.join(self._org_id, self._session_id)
+        try:
             leaving = asyncio.create_task(_watch(receive, viewer), name="viewer-leaving")
             try:
-                await self._follow(feed, viewer, send)
+                await self._follow(viewer, send)
             finally:
                 leaving.cancel()
+        finally:
+            self._hub.leave(viewer)
         # Also after a disconnect: a server that shuts down says so to all, and the client may well be there still.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _follow(self, feed: Feed, viewer: Viewer, send: Send) -> None:
+    async def _follow(self, viewer: Viewer, send: Send) -> None:
+        feed = viewer.feed
         while not (viewer.closed or self._hub.closing):
-            if viewer.stale:
-                viewer.stale = False
-                if await self._catch_up(viewer, send):
-                    return
-                viewer.known = max(viewer.known, self._cursor)
             frames = feed.after(self._cursor)
             if frames is None:
-                # Whatever comes before the feed's ring is in the log by now, or has been pruned from it.
-                before_ring = feed.head - 1
                 if await self._catch_up(viewer, send):
                     return
-                self._cursor = max(self._cursor, before_ring)
             elif frames:
                 if await self._send(frames, send):
                     return
@@ -90,13 +87,16 @@ class EventStream:
                 await viewer.wait()
 
     async def _catch_up(self, viewer: Viewer, send: Send) -> bool:
-        """Sends what the log has after the cursor. True if the stream ends there."""
-        while not viewer.closed:
-            page = await read_frames(self._db, self._org_id, self._session_id, after=self._cursor, limit=_PAGE)
-            if page and await self._send(page, send):
+        """Sends what the log has after the cursor, as far as it is known to go. True if the stream ends there."""
+        reach = viewer.feed.reach
+        while self._cursor < reach and not viewer.closed:
+            page = await read_frames(
+                self._db, self._org_id, self._session_id, after=self._cursor, limit=_PAGE, most_bytes=_MOST_AT_ONCE
+            )
+            if await self._send(page, send):
                 return True
-            if len(page) < _PAGE:
-                return False
+            if not page:  # the rest of it has been pruned
+                self._cursor = reach
         return False
 
     async def _send(self, frames: list[Frames], send: Send) -> bool:
@@ -105,19 +105,24 @@ class EventStream:
         size = 0
         ended = False
         for entry in frames:
-            self._cursor = entry.last
             if self._run_id is None or entry.run_id == self._run_id:
+                if size + len(entry.data) > _MOST_AT_ONCE:
+                    await _send_pieces(b"".join(waiting), send)
+                    waiting, size = [], 0
                 waiting.append(entry.data)
                 size += len(entry.data)
                 ended = self._run_id is not None and entry.final
-                if size >= _MOST_AT_ONCE:
-                    await send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
-                    waiting, size = [], 0
+            self._cursor = entry.last
             if ended:
                 break
-        if waiting:
-            await send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
+        await _send_pieces(b"".join(waiting), send)
         return ended
+
+
+async def _send_pieces(data: bytes, send: Send) -> None:
+    """Sends in pieces: each waits until the client has taken most of what came before."""
+    for start in range(0, len(data), _MOST_AT_ONCE):
+        await send({"type": "http.response.body", "body": data[start : start + _MOST_AT_ONCE], "more_body": True})
 
 
 async def _watch(receive: Receive, viewer: Viewer) -> None:
@@ -125,6 +130,5 @@ async def _watch(receive: Receive, viewer: Viewer) -> None:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            viewer.closed = True
-            viewer.wake()
+            viewer.close()
             return

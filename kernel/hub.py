@@ -1,20 +1,18 @@
-"""Fan-out, the receiving side: one pub/sub connection for a whole API process.
+"""Fan-out, the receiving side: one pub/sub connection for a whole API process, and one feed per followed session.
 
-Each followed session has one feed: a short ring of ready frames, contiguous by seq. Every viewer is a cursor on
-it and costs no more than that. Pub/sub may lose anything, so nothing is taken on trust: a viewer whose next
-frame is not in the ring reads the log, and it is told to look there whenever the feed may have missed something
-(a hole, a nudge, a new connection to Redis) and every few seconds as long as Redis is away.
+Pub/sub may lose anything, so nothing is taken on trust. Whenever a feed may have missed something (it is new, a
+nudge came, the connection to Redis is new) its log is *sounded*: Postgres is asked how far it reaches, for hundreds
+of feeds at once. Every feed is sounded every few seconds anyway, and every second as long as Redis is away. Who is
+behind then reads the log. So what viewers cost the stores depends on what happens, not on how many they are.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import math
 import time
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -22,130 +20,23 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from kernel.errors import NotFound
 from kernel.fanout import channel_of
+from kernel.feed import Feed, Frames, Viewer
 from kernel.journal import SQL
 from kernel.postgres import STORE_ERRORS, Pool
 from kernel.tasks import side_by_side
 
 log = structlog.get_logger(__name__)
 
-_RING_BYTES: Final = 256 * 1024
 _LINGER: Final = 5.0
 _AUDIT_EVERY: Final = 5.0
+_ALONE_AUDIT_EVERY: Final = 1.0
 _PING_EVERY: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Frames:
-    """The ready frames of events `first` to `last`, all of one run; `final` if the run's `done` is the last."""
-
-    first: int
-    last: int
-    run_id: str
-    final: bool
-    data: bytes
-
-
-class Viewer:
-    """One follower of a feed: something to wake. `beat` is set when a heartbeat is due, `stale` when the log has
-    something for it; `known` is the last seq that it has, or was told to look for."""
-
-    __slots__ = ("_future", "beat", "closed", "known", "stale")
-
-    def __init__(self) -> None:
-        self._future: asyncio.Future[None] | None = None
-        self.known = 0
-        self.beat = False
-        self.closed = False
-        self.stale = True
-
-    def wake(self) -> None:
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self) -> None:
-        """Returns after the next `wake`."""
-        self._future = asyncio.get_running_loop().create_future()
-        try:
-            await self._future
-        finally:
-            self._future = None
-
-
-class Feed:
-    """What is known of one followed session."""
-
-    __slots__ = ("_bytes", "_ring", "channel", "idle_since", "org_id", "session_id", "subscribed", "viewers")
-
-    def __init__(self, org_id: str, session_id: str) -> None:
-        self.org_id = org_id
-        self.session_id = session_id
-        self.channel = channel_of(org_id, session_id)
-        self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.viewers: set[Viewer] = set()
-        self.idle_since = 0.0
-        self._ring: deque[Frames] = deque()
-        self._bytes = 0
-
-    @property
-    def tail(self) -> int:
-        """The last seq in the ring, 0 when it is empty."""
-        return self._ring[-1].last if self._ring else 0
-
-    @property
-    def head(self) -> int:
-        """The first seq in the ring, 0 when it is empty."""
-        return self._ring[0].first if self._ring else 0
-
-    def add(self, frames: Frames) -> None:
-        """Takes in what arrived; a hole empties the ring, so that it stays contiguous."""
-        if self._ring and frames.first != self.tail + 1:
-            if frames.last <= self.tail:
-                return
-            self._ring.clear()
-            self._bytes = 0
-        self._ring.append(frames)
-        self._bytes += len(frames.data)
-        while self._bytes > _RING_BYTES and len(self._ring) > 1:
-            self._bytes -= len(self._ring.popleft().data)
-        for viewer in self.viewers:
-            viewer.wake()
-
-    def close(self) -> None:
-        """Ends all its streams."""
-        for viewer in self.viewers:
-            viewer.closed = True
-            viewer.wake()
-
-    def distrust(self) -> None:
-        """Something may have been missed: all viewers look in the log."""
-        for viewer in self.viewers:
-            viewer.stale = True
-            viewer.wake()
-
-    def reaches(self, seq: int) -> None:
-        """The log reaches to `seq`: viewers whom the ring can't bring there look in the log, each of them once."""
-        if seq <= self.tail:
-            return
-        for viewer in self.viewers:
-            if viewer.known < seq:
-                viewer.known = seq
-                viewer.stale = True
-                viewer.wake()
-
-    def after(self, cursor: int) -> list[Frames] | None:
-        """The frames that follow `cursor`, without a gap; [] if there are none yet, None if the log must tell."""
-        if not self._ring or self.tail <= cursor:
-            return []
-        found: list[Frames] = []
-        for frames in reversed(self._ring):
-            found.append(frames)
-            if frames.first <= cursor + 1:
-                break
-        if found[-1].first != cursor + 1:
-            return None
-        found.reverse()
-        return found
+_PATIENCE: Final = 1.0
+_SOUNDING_SECONDS: Final = 5.0
+_AT_ONCE: Final = 500
+_TICK: Final = 0.25
 
 
 class Hub:
@@ -154,15 +45,28 @@ class Hub:
     def __init__(self, redis_pool: ConnectionPool, db: Pool, *, heartbeat: float) -> None:
         self._redis_pool = redis_pool
         self._db = db
-        self._heartbeat = heartbeat
         self._feeds: dict[str, Feed] = {}
+        self._idle: dict[Feed, float] = {}  # since when, oldest first
         self._connection: AbstractConnection | None = None
         self._closing = False
+        # Words for Redis, in order: a feed that is forgotten and made anew ends up subscribed.
+        self._orders: list[tuple[str, str]] = []
+        self._ordered = asyncio.Event()
+        self._unsounded: dict[Feed, None] = {}
+        self._asked = asyncio.Event()
+        self._to_audit: list[Feed] = []
+        self._share = 1
+        self._next_audit = 0.0
+        # A wheel of viewers, one slot of which gets its heartbeat at each tick: never all of them at once.
+        self._wheel: list[set[Viewer]] = [set() for _ in range(max(1, round(heartbeat / _TICK)))]
+        self._tick_seconds = heartbeat / len(self._wheel)
+        self._turn = 0
+        self._viewers = 0
 
     @property
     def viewers(self) -> int:
         """How many streams are open."""
-        return sum(len(feed.viewers) for feed in self._feeds.values())
+        return self._viewers
 
     @property
     def closing(self) -> bool:
@@ -178,45 +82,140 @@ class Hub:
         for feed in self._feeds.values():
             feed.close()
 
-    @asynccontextmanager
-    async def follow(
-        self, org_id: str, session_id: str, *, patience: float = 1.0
-    ) -> AsyncIterator[tuple[Feed, Viewer]]:
-        """Follows a session. On entry the feed is subscribed, unless Redis does not answer for `patience` seconds.
+    async def reach(self, org_id: str, session_id: str, *, at_least: int = 0) -> int:
+        """The last seq of the session's log; at least that, where the log has it, even if its news is still on the way.
 
-        Read the log after entry and then take from the feed: nothing falls between.
+        Raises:
+            NotFound: no such session in the org.
+            OSError, TimeoutError, asyncpg.PostgresError: the log can't be asked.
         """
-        channel = channel_of(org_id, session_id)
-        feed = self._feeds.get(channel)
-        is_new = feed is None
-        if feed is None:
-            feed = self._feeds[channel] = Feed(org_id, session_id)
-        viewer = Viewer()
+        feed = self._feed(org_id, session_id)
+        if not feed.viewers:
+            self._idle[feed] = time.monotonic()
+        if not feed.sure or feed.reach < at_least:
+            await self._until_sounded(feed)
+        return feed.reach
+
+    async def join(self, org_id: str, session_id: str) -> Viewer:
+        """A new viewer of the session; `leave` must follow. From here on its feed tells of all that is in the log.
+
+        Raises:
+            As `reach` does.
+        """
+        feed = self._feed(org_id, session_id)
+        self._turn = (self._turn + 1) % len(self._wheel)
+        viewer = Viewer(feed, self._turn)
+        self._viewers += 1
         feed.viewers.add(viewer)  # before anything is awaited: a feed without viewers is forgotten
+        self._wheel[viewer.slot].add(viewer)
+        self._idle.pop(feed, None)
         try:
-            if is_new:
-                await self._command("SUBSCRIBE", channel)
-            if not feed.subscribed.done():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(feed.subscribed), patience)
-            yield feed, viewer
-        finally:
-            feed.viewers.discard(viewer)
-            feed.idle_since = time.monotonic()
+            if not feed.sure:
+                await self._until_sounded(feed)
+        except BaseException:
+            self.leave(viewer)
+            raise
+        return viewer
+
+    def leave(self, viewer: Viewer) -> None:
+        """The viewer is gone."""
+        feed = viewer.feed
+        feed.viewers.discard(viewer)
+        self._wheel[viewer.slot].discard(viewer)
+        self._viewers -= 1
+        if not feed.viewers and self._feeds.get(feed.channel) is feed:
+            self._idle[feed] = time.monotonic()
 
     async def run(self) -> None:
         """Receives until cancelled."""
-        await side_by_side(receive=self._receive_always(), tick=self._tick())
+        await side_by_side(
+            receive=self._receive_always(), order=self._send_orders(), sound=self._sound_always(), tick=self._tick()
+        )
+
+    # -- feeds -----------------------------------------------------------------------------------------------
+
+    def _feed(self, org_id: str, session_id: str) -> Feed:
+        channel = channel_of(org_id, session_id)
+        feed = self._feeds.get(channel)
+        if feed is None:
+            feed = self._feeds[channel] = Feed(org_id, session_id)
+            self._order("SUBSCRIBE", (channel,))
+        return feed
+
+    def _forget(self, feeds: Iterable[Feed]) -> None:
+        for feed in feeds:
+            self._idle.pop(feed, None)
+            if self._feeds.pop(feed.channel, None) is not None:
+                self._order("UNSUBSCRIBE", (feed.channel,))
+
+    async def _until_sounded(self, feed: Feed) -> None:
+        """Returns once the log was asked how far it reaches: after Redis has subscribed us, if it does so in time."""
+        sounded = feed.sounded()
+        if feed.subscribed or self._connection is None:
+            self._sound((feed,))
+        else:
+            await asyncio.wait((sounded,), timeout=_PATIENCE)
+            if not sounded.done():
+                self._sound((feed,))
+        await asyncio.shield(sounded)
+
+    def _sound(self, feeds: Iterable[Feed]) -> None:
+        self._unsounded.update(dict.fromkeys(feeds))
+        if self._unsounded:
+            self._asked.set()
+
+    async def _sound_always(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            while self._unsounded:
+                asked = {feed: feed.doubts for feed in islice(self._unsounded, _AT_ONCE)}
+                for feed in asked:
+                    del self._unsounded[feed]
+                try:
+                    async with asyncio.timeout(_SOUNDING_SECONDS):
+                        rows = await self._db.fetch(SQL.last_seqs, [feed.session_id for feed in asked])
+                except STORE_ERRORS as error:
+                    log.warning("sounding_failed", error=str(error), sessions=len(asked))
+                    for feed in asked:
+                        feed.fail(error)
+                    continue
+                found = {(row["org_id"], row["id"]): row["last_seq"] for row in rows}
+                for feed, doubts in asked.items():
+                    self._sounded(feed, found.get((feed.org_id, feed.session_id)), doubts)
+
+    def _sounded(self, feed: Feed, reach: int | None, doubts: int) -> None:
+        if reach is None:  # deleted, or there was none
+            feed.fail(NotFound(f"There is no session {feed.session_id}.", field="session_id"))
+            feed.close()
+            self._forget((feed,))
+        elif feed.doubts == doubts:
+            feed.learn(reach)
+        else:
+            self._sound((feed,))
 
     # -- the connection ------------------------------------------------------------------------------------
 
-    async def _command(self, *words: str) -> None:
-        connection = self._connection
-        if connection is not None:
-            try:
-                await connection.send_command(*words, check_health=False)
-            except (RedisError, OSError):
-                await connection.disconnect(nowait=True)  # the receiver notices and starts anew
+    def _order(self, word: str, channels: Iterable[str] = ("",)) -> None:
+        self._orders += [(word, channel) for channel in channels]
+        self._ordered.set()
+
+    async def _send_orders(self) -> None:
+        while True:
+            await self._ordered.wait()
+            self._ordered.clear()
+            orders, self._orders = self._orders, []
+            while orders and self._connection is not None:
+                word = orders[0][0]
+                size = next((place for place, order in enumerate(orders[:_AT_ONCE]) if order[0] != word), _AT_ONCE)
+                batch, orders = orders[:size], orders[size:]
+                await self._command(self._connection, word, *(channel for _, channel in batch if channel))
+
+    async def _command(self, connection: AbstractConnection, *words: str) -> None:
+        try:
+            await connection.send_command(*words, check_health=False)
+        except (RedisError, OSError):
+            await connection.disconnect(nowait=True)  # the receiver notices and starts anew
 
     async def _receive_always(self) -> None:
         pause = 0.05
@@ -230,8 +229,9 @@ class Hub:
                     pause = 0.05
                 self._connection = None
             for feed in self._feeds.values():
-                if feed.subscribed.done():
-                    feed.subscribed = asyncio.get_running_loop().create_future()
+                feed.subscribed = False
+                feed.doubt()
+            self._next_audit = 0.0
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)
 
@@ -240,9 +240,8 @@ class Hub:
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
             self._connection = connection
-            channels = list(self._feeds)
-            for start in range(0, len(channels), 500):
-                await connection.send_command("SUBSCRIBE", *channels[start : start + 500], check_health=False)
+            self._orders.clear()
+            self._order("SUBSCRIBE", self._feeds)
             while True:
                 # Pings come back even when nothing else does: silence means a dead connection.
                 answer = await connection.read_response(disable_decoding=True, timeout=_PING_EVERY * 3)
@@ -265,64 +264,45 @@ class Hub:
                 frames = Frames(int(first), int(last), run_id.decode(), final == b"1", data)
             except ValueError:
                 log.warning("pubsub_message_malformed", session_id=feed.session_id, effect="its log is read instead")
-                feed.distrust()
+                self._doubt(feed)
                 return
             if data:
                 feed.add(frames)
             else:
-                feed.distrust()
+                self._doubt(feed)
         elif answer[0] == b"subscribe":
-            if not feed.subscribed.done():
-                feed.subscribed.set_result(None)
-            feed.distrust()
+            feed.subscribed = True
+            self._doubt(feed)
+
+    def _doubt(self, feed: Feed) -> None:
+        feed.doubt()
+        self._sound((feed,))
 
     # -- the ticker ----------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        next_beat = time.monotonic() + self._heartbeat
-        next_audit = time.monotonic() + _AUDIT_EVERY
+        slot = 0
         next_ping = time.monotonic() + _PING_EVERY
         while True:
-            await asyncio.sleep(min(1.0, self._heartbeat))
+            await asyncio.sleep(self._tick_seconds)
             now = time.monotonic()
-            if now >= next_beat:
-                next_beat = now + self._heartbeat
-                for feed in self._feeds.values():
-                    for viewer in feed.viewers:
-                        viewer.beat = True
-                        viewer.wake()
+            slot = (slot + 1) % len(self._wheel)
+            for viewer in self._wheel[slot]:
+                viewer.beat = True
+                viewer.wake()
             if now >= next_ping:
                 next_ping = now + _PING_EVERY
-                await self._command("PING")
-            if self._connection is None:
-                for feed in self._feeds.values():
-                    feed.distrust()
-            elif now >= next_audit:
-                next_audit = now + _AUDIT_EVERY
-                await self._audit()
-            await self._forget_idle(now)
+                self._order("PING")
+            self._audit(now)
+            self._forget([feed for feed, since in self._idle.items() if now - since > _LINGER])
 
-    async def _audit(self) -> None:
-        """Compares every feed with the log: a message may be lost with no sign of it, as when its sender died."""
-        followed = {feed.session_id: feed for feed in self._feeds.values() if feed.viewers}
-        if not followed:
-            return
-        try:
-            rows = await self._db.fetch(SQL.last_seqs, list(followed))
-        except STORE_ERRORS as error:
-            log.warning("hub_audit_failed", error=str(error))
-            return
-        for row in rows:
-            followed.pop(row["id"]).reaches(row["last_seq"])
-        for feed in followed.values():  # these sessions were deleted
-            feed.close()
-
-    async def _forget_idle(self, now: float) -> None:
-        idle = [feed for feed in self._feeds.values() if not feed.viewers and now - feed.idle_since > _LINGER]
-        for feed in idle:
-            if feed.viewers:  # somebody came while others were being forgotten
-                continue
-            del self._feeds[feed.channel]
-            await self._command("UNSUBSCRIBE", feed.channel)
-            if feed.channel in self._feeds:  # a new feed, whose SUBSCRIBE may have gone out first
-                await self._command("SUBSCRIBE", feed.channel)
+    def _audit(self, now: float) -> None:
+        """Sounds some feeds, all of them in turn: a message may be lost without a sign, as when its sender died."""
+        every = _AUDIT_EVERY if self._connection is not None else _ALONE_AUDIT_EVERY
+        if not self._to_audit and now >= self._next_audit:
+            self._next_audit = now + every
+            self._to_audit = [feed for feed in self._feeds.values() if feed.viewers]
+            self._share = math.ceil(len(self._to_audit) * self._tick_seconds / every)
+        some = self._to_audit[-self._share :]
+        del self._to_audit[-self._share :]
+        self._sound(some)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from kernel.events import render_frame, render_time
-from kernel.hub import Frames
+from kernel.feed import Frames
 from kernel.journal import SQL
 from kernel.postgres import Pool
 
 
-async def read_frames(db: Pool, org_id: str, session_id: str, *, after: int, limit: int = 200) -> list[Frames]:
-    """Up to `limit` events after seq `after`, one entry each."""
-    rows = await db.fetch(SQL.read, org_id, session_id, after, limit)
+async def read_frames(
+    db: Pool, org_id: str, session_id: str, *, after: int, limit: int = 200, most_bytes: int | None = None
+) -> list[Frames]:
+    """Up to `limit` events after seq `after`, one entry each; none that begins beyond `most_bytes` of their data."""
+    rows = await db.fetch(SQL.read, org_id, session_id, after, limit, most_bytes)
     return [
         Frames(
             row["seq"],
