@@ -9,7 +9,7 @@ about it depends on its effect class.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 EffectClass = Literal["read", "idempotent", "once"]
 """What a call does to the world, hence what may be done when its outcome is not known.
@@ -18,6 +18,10 @@ EffectClass = Literal["read", "idempotent", "once"]
 """
 
 EffectStatus = Literal["started", "ok", "error", "denied", "unknown"]
+
+DELEGATE: Final = "delegate"
+"""What models call to hand a task to a sub-agent, and what stands for a tool in the row of a delegation. No tool may
+have this name."""
 
 
 @dataclass(frozen=True, slots=True)

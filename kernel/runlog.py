@@ -8,14 +8,15 @@ together become one event.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from kernel.checkpoints import CheckpointRow, CheckpointWriteRow
-from kernel.effects import Effect
+from kernel.effects import DELEGATE, Effect
 from kernel.errors import LeaseLost
 from kernel.events import EventType, RunStatus, encode_json
+from kernel.ids import new_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class NewStep:
     state: str
     seconds: float
 
+
+_CUT_SHORT: Final = "The run ended while this call was under way: nobody can tell whether it was done."
 
 Rest: TypeAlias = Literal["paused"]
 """Why a run that has not ended is left without an owner."""
@@ -126,6 +129,7 @@ class RunLog:
         self._chunk_path = ""
         self._chunk_text: list[str] = []
         self._open_messages: dict[str, str] = {}
+        self._calls: dict[tuple[str, str], Effect] = {}
         self._input_tokens = 0
         self._output_tokens = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -154,12 +158,16 @@ class RunLog:
         self._chunk_text.append(text)
         self._wake(self)
 
-    def take_over(self, unfinished: Sequence[str], input_tokens: int, output_tokens: int) -> None:
-        """Goes on from what earlier owners left: discards messages they never completed, counts what they used."""
+    def take_over(
+        self, unfinished: Sequence[str], input_tokens: int, output_tokens: int, effects: Iterable[Effect] = ()
+    ) -> None:
+        """Goes on from what earlier owners left: discards messages they never completed, counts what they used, and
+        knows of the calls that they began."""
         for message_id in unfinished:
             self.discard(message_id)
         self._input_tokens += input_tokens
         self._output_tokens += output_tokens
+        self._calls.update((effect.key, effect) for effect in effects if not effect.finished)
 
     def usage(self) -> dict[str, Any]:
         """What the run's `usage` events said so far, added up. Prices are not known here, so the cost is 0."""
@@ -185,6 +193,10 @@ class RunLog:
         if earlier is not None:
             effect = replace(effect, starts=earlier.starts + effect.starts)
         self._pending.effects[effect.key] = effect
+        if effect.finished:
+            self._calls.pop(effect.key, None)
+        else:
+            self._calls[effect.key] = effect
         if result is not None:
             self._pending.messages.append(encode_json(asdict(result)))
         self._wake_soon(self)
@@ -239,7 +251,8 @@ class RunLog:
     def end(self, end: End) -> None:
         """Ends the run: its `done` event, its status and what is pending commit together; nothing may follow.
 
-        Messages that were begun and never completed are discarded first. Of two ends the first counts.
+        Messages that were begun and never completed are discarded first, and calls that are under way have an
+        unknown outcome. Of two ends the first counts.
         """
         if self.ended:
             return
@@ -247,6 +260,8 @@ class RunLog:
             self.discard(message_id)
         for path in list(self._parked):
             self._unpark(path)
+        for effect in list(self._calls.values()):
+            self._give_up(effect)
         fields = {"status": end.status, "finish_reason": end.finish_reason, "usage": end.usage}
         self.say("done", fields, urgent=False)
         self._pending.end = end
@@ -287,6 +302,14 @@ class RunLog:
             if not waiter.done():
                 waiter.set_exception(error)
         self._on_lost()
+
+    def _give_up(self, call: Effect) -> None:
+        path = {"path": call.path} if call.path else {}
+        if call.tool != DELEGATE:
+            about = {"call_id": call.call_id, "name": call.tool, "status": "unknown", "result": _CUT_SHORT}
+            self.say("tool_result", about | {"duration_ms": 0} | path, urgent=False)
+        result = NewMessage(new_id("msg"), call.path, call.position, "tool", _CUT_SHORT, tool_call_id=call.call_id)
+        self.record_effect(replace(call, status="unknown", starts=0), result)
 
     def _count(self, type: EventType, fields: dict[str, Any]) -> None:
         if type == "message" or type == "message_discarded":

@@ -36,13 +36,16 @@ CREATE TABLE effects (
     CHECK (effect <> 'once' OR executions <= 1)
 );
 
--- Ends an unfinished run without its owner: messages that were begun are discarded, `done` says what was used. An
--- owner that is still at work finds its epoch over. The caller has locked the session row. Returns the next run.
+-- Ends an unfinished run without its owner: messages that were begun are discarded, calls that are under way have an
+-- unknown outcome, `done` says what was used. An owner that is still at work finds its epoch over. The caller has
+-- locked the session row. Returns the next run.
 CREATE FUNCTION end_run_from_outside(p_run text, p_status text, p_reason text, p_error json, p_at timestamptz)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     r runs%ROWTYPE;
     v_message record;
+    v_call effects%ROWTYPE;
+    v_lost text := 'The run ended while this call was under way: nobody can tell whether it was done.';
     v_usage json := '{"input_tokens":0,"output_tokens":0,"cost":0.0}';
 BEGIN
     SELECT * INTO STRICT r FROM runs WHERE id = p_run;
@@ -59,6 +62,21 @@ BEGIN
         LOOP
             PERFORM append_event(r.session_id, r.org_id, p_run, 'message_discarded',
                 json_strip_nulls(json_build_object('message_id', v_message.id, 'path', v_message.path)), p_at);
+        END LOOP;
+        FOR v_call IN
+            UPDATE effects SET status = 'unknown', finished_at = p_at
+            WHERE org_id = r.org_id AND run_id = p_run AND status = 'started' RETURNING *
+        LOOP
+            IF v_call.tool <> 'delegate' THEN
+                PERFORM append_event(r.session_id, r.org_id, p_run, 'tool_result', json_strip_nulls(json_build_object(
+                    'call_id', v_call.call_id, 'name', v_call.tool, 'status', 'unknown', 'result', v_lost,
+                    'duration_ms', 0, 'path', nullif(v_call.path, ''))), p_at);
+            END IF;
+            INSERT INTO messages (session_id, turn, path, position, id, org_id, run_id, role, content, tool_call_id,
+                                  created_at)
+            VALUES (r.session_id, r.turn, v_call.path, v_call.position,
+                    'msg_' || replace(gen_random_uuid()::text, '-', ''), r.org_id, p_run, 'tool', to_json(v_lost),
+                    v_call.call_id, p_at);
         END LOOP;
         SELECT json_build_object('input_tokens', coalesce(sum((u.data ->> 'input_tokens')::bigint), 0),
                                  'output_tokens', coalesce(sum((u.data ->> 'output_tokens')::bigint), 0),

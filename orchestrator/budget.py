@@ -1,5 +1,5 @@
-"""What a run may still use: tokens and tool calls, shared by an agent and all its sub-agents, and steps, which
-each agent counts for itself. A caller's budget lowers the agent's limits and never raises them.
+"""What a run may still use: tokens and calls, shared by an agent and all its sub-agents, and steps, which each agent
+counts for itself. A caller's budget lowers the agent's limits and never raises them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,12 @@ class Budget:
             timeout_seconds=lower("timeout_seconds", limits.timeout_seconds) or 1,
         )
 
-    @property
-    def tool_calls_left(self) -> int:
-        return max(0, self.max_tool_calls - self.tool_calls)
+    def take_call(self) -> bool:
+        """Counts one more call of a tool or sub-agent; False, and not counted, if there is none left."""
+        if self.tool_calls >= self.max_tool_calls:
+            return False
+        self.tool_calls += 1
+        return True
 
     def spend_tokens(self, input_tokens: int, output_tokens: int) -> None:
         """Counts one model call."""

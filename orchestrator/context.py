@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
 from langchain_core.messages import AnyMessage
 
@@ -51,7 +52,7 @@ class RunContext:
     models: Models
     toolbox: Toolbox
     memory: Memory
-    run_child: Callable[[RunContext, Call, SubAgentConfig], Awaitable[str]]
+    run_child: Callable[[RunContext, Call, SubAgentConfig], Awaitable[tuple[Literal["ok", "error"], str]]]
     children: dict[str, SubAgentConfig] = field(default_factory=dict)
 
     def step_id(self, state: GraphState, name: str) -> str:
@@ -60,7 +61,7 @@ class RunContext:
         return f"{self.path}/{step}" if self.path else step
 
     def child_path(self, name: str, call: Call) -> str:
-        """The path of a sub-agent. Positions are unique in a transcript; a model may use a call id twice."""
+        """The path of a sub-agent. Positions are unique in a transcript; a model may use a call id in two steps."""
         path = f"{name}:{call['position']}"
         return f"{self.path}/{path}" if self.path else path
 
@@ -93,5 +94,13 @@ class RunContext:
             session_id=run.session_id,
             run_id=run.id,
             call_id=call_id,
-            idempotency_key=f"{run.id}:{step_id}:{call_id}",
+            idempotency_key=_idempotency_key(run.id, step_id, call_id),
         )
+
+
+_LONGEST_KEY: Final = 255  # characters; what services that take such a key commonly allow
+
+
+def _idempotency_key(run_id: str, step_id: str, call_id: str) -> str:
+    key = f"{run_id}:{step_id}:{call_id}"
+    return key if len(key) <= _LONGEST_KEY else f"{run_id}:{hashlib.sha256(key.encode()).hexdigest()}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from langchain_core.messages import AnyMessage
@@ -60,6 +60,7 @@ class Engine:
             agent = AgentConfig.model_validate(run.agent)
             budget = Budget.of(agent.limits, run.request.get("budget"))
             budget.spend_tokens(run.input_tokens, run.output_tokens)
+            budget.tool_calls = len(run.effects)
         except ValueError as error:
             log.error("agent_not_valid", run_id=run.id, error=str(error))
             message = f"Version {run.agent_version} of the agent is not valid in this release."
@@ -115,7 +116,9 @@ class Engine:
         if not pen.ended:
             raise RuntimeError(f"the graph of run {run.id} stopped without an end")
 
-    async def _run_child(self, parent: RunContext, call: Call, config: SubAgentConfig) -> str:
+    async def _run_child(
+        self, parent: RunContext, call: Call, config: SubAgentConfig
+    ) -> tuple[Literal["ok", "error"], str]:
         """Runs a sub-agent to its answer, which is text for the model, also when it failed."""
         actor = Actor(
             name=config.name,
@@ -137,7 +140,7 @@ class Engine:
                 max_depth=parent.max_depth,
             )
         except UnknownTool as error:
-            return f"Error: agent {config.name} can't work: {error.message}"
+            return "error", f"Error: agent {config.name} can't work: {error.message}"
         assert isinstance(call["arguments"], dict)
         if not context.transcript.upto(1):
             context.transcript.add_input(call["arguments"]["task"])
@@ -147,8 +150,8 @@ class Engine:
         invocation = self._invoke(context, "agent_chat", thread_id=f"{parent.run.id}/{context.path}", position=1)
         state = await asyncio.create_task(invocation, context=isolated)
         if (failure := state["failure"]) is not None:
-            return f"Error: agent {config.name} failed: {failure['message']}"
-        return state["answer"]["text"] if state["answer"] else ""
+            return "error", f"Error: agent {config.name} failed: {failure['message']}"
+        return "ok", state["answer"]["text"] if state["answer"] else ""
 
     def _context(
         self,
@@ -192,8 +195,7 @@ class Engine:
             "recursion_limit": 2 * context.budget.max_steps + 8,
         }
         start: GraphState | None = first_state(position)
-        if not fresh and (saved := await checkpoints.aget_tuple(config)) is not None:
-            context.budget.tool_calls += saved.checkpoint["channel_values"].get("tool_calls", 0)
+        if not fresh and await checkpoints.aget_tuple(config) is not None:
             start = None
         graph = self._workflows[run.graph_version][workflow].copy({"checkpointer": checkpoints})
         state: Any = await graph.ainvoke(start, config, context=context, durability="sync")

@@ -9,10 +9,8 @@ from typing import Any, Final
 from langchain_core.messages import AnyMessage, SystemMessage
 
 from kernel.agents import SubAgentConfig
+from kernel.effects import DELEGATE
 from orchestrator.errors import PromptTooLong
-
-DELEGATE: Final = "delegate"
-"""The name under which the model asks for a sub-agent. No tool may have it."""
 
 _NAME: Final = re.compile(r"\{([^{}\n]{1,200})\}")
 _MOST_CHARACTERS: Final = 262_144

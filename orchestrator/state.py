@@ -4,14 +4,13 @@ messages are records in Postgres, written once, and never part of it.
 
 from __future__ import annotations
 
-from operator import add
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class Call(TypedDict):
-    """One tool call of the model. `position` is where its result goes in the transcript.
+    """One call of the model. `id` is unique within its step, `position` is where its result goes in the transcript.
 
-    `problem` is set where the arguments were no JSON object: then they are the model's raw text.
+    `arguments` are the model's raw text where that was no JSON object.
     """
 
     id: str
@@ -41,7 +40,7 @@ Route = Literal["ACT", "DELEGATE", "RESPOND"]
 
 
 class GraphState(TypedDict):
-    """One agent's progress. ACT and DELEGATE may write at the same time, hence the adding counter."""
+    """One agent's progress. ACT and DELEGATE may run at the same time, so neither writes here."""
 
     round: int
     position: int
@@ -50,7 +49,6 @@ class GraphState(TypedDict):
     delegations: list[Call]
     answer: Answer | None
     failure: Failure | None
-    tool_calls: Annotated[int, add]
 
 
 def first_state(position: int) -> GraphState:
@@ -63,5 +61,4 @@ def first_state(position: int) -> GraphState:
         delegations=[],
         answer=None,
         failure=None,
-        tool_calls=0,
     )

@@ -51,9 +51,11 @@ class Transcript:
         ]
         self._add(position, message, message.text, message_id=message_id, tool_calls=calls or None)
 
-    def add_result(self, position: int, call_id: str, text: str) -> None:
-        """What a tool call or a delegation came to."""
-        self._add(position, ToolMessage(text, tool_call_id=call_id), text, tool_call_id=call_id)
+    def add_result(self, position: int, call_id: str, text: str) -> NewMessage:
+        """What a tool call or a delegation came to. The record of it goes to Postgres with the call's outcome, so it
+        is the caller's to write."""
+        self._messages[position] = ToolMessage(text, tool_call_id=call_id)
+        return NewMessage(new_id("msg"), self._path, position, "tool", text, tool_call_id=call_id)
 
     def _add(
         self,
@@ -63,12 +65,11 @@ class Transcript:
         *,
         message_id: str | None = None,
         tool_calls: list[dict[str, Any]] | None = None,
-        tool_call_id: str | None = None,
     ) -> None:
         self._messages[position] = message
-        role = {"human": "user", "ai": "assistant"}.get(message.type, message.type)
+        role = "user" if message.type == "human" else "assistant"
         self._log.record_message(
-            NewMessage(message_id or new_id("msg"), self._path, position, role, content, tool_calls, tool_call_id)
+            NewMessage(message_id or new_id("msg"), self._path, position, role, content, tool_calls)
         )
 
 

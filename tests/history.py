@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from kernel.effects import DELEGATE
 from kernel.events import EVENT_TYPES
 from kernel.postgres import Pool
 
@@ -50,6 +51,7 @@ class History:
     events: list[Entry]
     messages: list[asyncpg.Record]
     steps: list[asyncpg.Record]
+    effects: list[asyncpg.Record]
 
     @property
     def types(self) -> list[str]:
@@ -83,8 +85,9 @@ async def assert_history(database: Pool, run_id: str) -> History:
         )
         messages = await connection.fetch("SELECT * FROM messages WHERE run_id = $1 ORDER BY path, position", run_id)
         steps = await connection.fetch("SELECT * FROM steps WHERE run_id = $1 ORDER BY finished_at, step_id", run_id)
+        effects = await connection.fetch("SELECT * FROM effects WHERE run_id = $1 ORDER BY step_id, position", run_id)
     log = [Entry(row["seq"], row["run_id"], row["type"], orjson.loads(row["data"])) for row in rows]
-    history = History(run, [entry for entry in log if entry.run_id == run_id], messages, steps)
+    history = History(run, [entry for entry in log if entry.run_id == run_id], messages, steps, effects)
     _check_log(session, log)
     _check_course(history)
     _check_end(history)
@@ -92,6 +95,7 @@ async def assert_history(database: Pool, run_id: str) -> History:
     _check_states(history)
     _check_tools(history)
     _check_delegations(history)
+    _check_ledger(history)
     return history
 
 
@@ -209,18 +213,26 @@ def _check_states(history: History) -> None:
 
 
 def _check_tools(history: History) -> None:
-    """Within an attempt each call is started once and answered once; nothing is answered that was not started."""
+    """Within an attempt each call is started once and answered once. Answered without having been started in it are
+    calls that were denied, and those whose outcome was lost with an earlier attempt."""
     complete = history.run["status"] == "succeeded"
     attempts = history.attempts()
     for number, attempt in enumerate(attempts):
-        started = Counter((e.path, e.data["call_id"]) for e in attempt if e.type == "tool_start")
-        answered = Counter((e.path, e.data["call_id"]) for e in attempt if e.type == "tool_result")
-        denied = {
-            (e.path, e.data["call_id"]) for e in attempt if e.type == "tool_result" and e.data["status"] == "denied"
-        }
+        started: Counter[tuple[str, str, str]] = Counter()
+        answered: Counter[tuple[str, str, str]] = Counter()
+        not_made = set()
+        rounds: dict[str, str] = {}  # of each agent: a model may use a call id in more than one
+        for event in attempt:
+            if event.type == "state_entered":
+                rounds[event.path] = event.data["step_id"].rpartition("/")[2].partition("-")[0]
+            elif event.type in ("tool_start", "tool_result"):
+                call = event.path, rounds.get(event.path, ""), event.data["call_id"]
+                (started if event.type == "tool_start" else answered)[call] += 1
+                if event.data["name"] == DELEGATE or event.data.get("status") in ("denied", "unknown"):
+                    not_made.add(call)
         assert set(started.values()) <= {1}, started
         assert set(answered.values()) <= {1}, answered
-        assert answered.keys() - started.keys() <= denied
+        assert answered.keys() - started.keys() <= not_made
         if complete and number == len(attempts) - 1:
             assert started.keys() <= answered.keys(), "a call was started and never answered"
     for event in history.of("tool_result"):
@@ -229,21 +241,59 @@ def _check_tools(history: History) -> None:
 
 
 def _check_delegations(history: History) -> None:
-    """What a sub-agent says stands between its start and its result."""
-    for attempt in history.attempts():
-        running: set[str] = set()
-        ended: set[str] = set()
-        for event in attempt:
-            if event.type == "delegate_start":
-                assert event.path not in running | ended, f"{event.path} was started twice in one attempt"
-                running.add(event.path)
-            elif event.type == "delegate_result":
-                running.remove(event.path)
-                ended.add(event.path)
-            elif event.path and event.type != "message_discarded":
-                assert event.path in running, f"{event.type} of {event.path}, which is not at work"
-        if history.run["status"] == "succeeded" and attempt[-1].type == "done":
-            assert not running
+    """A sub-agent is started once, however many owners the run has, and what it says stands between its start and
+    its result."""
+    running: set[str] = set()
+    ended: set[str] = set()
+    for event in history.events:
+        if event.type == "delegate_start":
+            assert event.path not in running | ended, f"{event.path} was started twice"
+            running.add(event.path)
+        elif event.type == "delegate_result":
+            running.remove(event.path)
+            ended.add(event.path)
+        elif event.path and event.type != "message_discarded":
+            assert event.path in running, f"{event.type} of {event.path}, which is not at work"
+    if history.run["status"] == "succeeded":
+        assert not running
+
+
+def _check_ledger(history: History) -> None:
+    """Every call has one row, what must not be repeated was not, and row, event and message tell the same outcome."""
+    results = {(message["path"], message["position"]): message for message in history.messages}
+    answered = defaultdict(list)
+    for event in history.of("tool_result"):
+        answered[event.path, event.data["call_id"], event.data["name"], event.data["status"]].append(event)
+    handed_back = {event.path: event for event in history.of("delegate_result")}
+    started = Counter((event.path, event.data["call_id"]) for event in history.of("tool_start"))
+    for row in history.effects:
+        call = f"call {row['call_id']} of step {row['step_id']}"
+        assert row["status"] != "started", f"{call} has no outcome"
+        assert row["executions"] <= 1 or row["effect"] != "once", f"{call} was made {row['executions']} times"
+        assert 1 <= row["epoch"] <= history.run["epoch"]
+        assert row["started_at"] <= row["finished_at"]
+        result = results.pop((row["path"], row["position"]), None)
+        assert result is not None, f"{call} has no result"
+        assert (result["role"], result["tool_call_id"]) == ("tool", row["call_id"])
+        text = orjson.loads(result["content"])
+        if row["tool"] == DELEGATE and row["executions"]:
+            said = [e for path, e in handed_back.items() if _is_of(path, row["path"], row["position"])]
+            assert len(said) == (row["status"] != "unknown"), f"{call} was handed back {len(said)} times"
+            assert all(e.data["result"] == text for e in said)
+        else:
+            told = answered[row["path"], row["call_id"], row["tool"], row["status"]]
+            assert told, f"{call} is {row['status']}, and the log does not say so"
+            assert told.pop(0).data["result"] == text
+            started[row["path"], row["call_id"]] -= row["executions"]
+    assert not [message for message in results.values() if message["role"] == "tool"], "a result without a call"
+    assert not [event for events in answered.values() for event in events], "an outcome that the ledger does not know"
+    assert min(started.values(), default=0) >= 0, "a call was made and the log does not say so"
+
+
+def _is_of(path: str, parent: str, position: int) -> bool:
+    """Whether `path` is that of the sub-agent that was called at `position` by the agent at `parent`."""
+    head, _, last = path.rpartition("/")
+    return head == parent and last.endswith(f":{position}")
 
 
 def _step_ids(events: Iterable[Entry]) -> Iterable[str]:

@@ -127,7 +127,7 @@ class Execution:
         try:
             if run.epoch > 1:
                 run, unfinished = await self._leases.take_over(run)
-                self._pen.take_over(unfinished, run.input_tokens, run.output_tokens)
+                self._pen.take_over(unfinished, run.input_tokens, run.output_tokens, run.effects.values())
             self._announce(run)
             if run.deaths >= MOST_DEATHS:
                 _park(self._pen)

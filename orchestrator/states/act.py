@@ -1,19 +1,21 @@
 """ACT: makes the tool calls the model asked for, side by side.
 
-Each call ends in a result for the model, whatever happens: the toolbox sees to timeouts, retries and caps. Calls
-beyond the run's budget are not made, and the model is told so.
+Each call ends in a result for the model, whatever happens: the toolbox sees to timeouts, retries and caps. That a
+call which changes something outside was let loose is committed before it is; a call whose outcome was lost with an
+earlier owner of the run is made again only if that does no harm.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from langgraph.runtime import Runtime
 
 from orchestrator.context import RunContext
-from orchestrator.state import Call, GraphState
+from orchestrator.ledger import LedgerEntry, side_by_side, unfinished
+from orchestrator.state import GraphState
 from orchestrator.tools.toolbox import ToolOutcome
 
 
@@ -22,44 +24,33 @@ async def act(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]
     context = runtime.context
     started = time.perf_counter()
     step_id = context.enter(state, "ACT")
-    left = context.budget.tool_calls_left
-    granted, refused = state["calls"][:left], state["calls"][left:]
-    context.budget.tool_calls += len(granted)
-    async with asyncio.TaskGroup() as tasks:
-        for call in granted:
-            tasks.create_task(_call(context, step_id, call))
-    for call in refused:
-        limit = f"The run's limit of {context.budget.max_tool_calls} tool calls is reached: answer with what you know."
-        _report(context, call, ToolOutcome("denied", limit, 0))
+    await side_by_side(_call(context, entry) for entry in unfinished(context, step_id, state["calls"]))
     context.leave(step_id, "ACT", time.perf_counter() - started)
-    return {"tool_calls": len(granted)}
+    return {}
 
 
-async def _call(context: RunContext, step_id: str, call: Call) -> None:
-    context.log.say(
-        "tool_start",
-        context.named({"call_id": call["id"], "name": call["name"], "arguments": call["arguments"]}),
-    )
-    outcome = await context.toolbox.call(
-        call["name"],
-        call["arguments"],
-        context.tool_context(step_id, call["id"]),
-        allowed=context.actor.tools,
-    )
-    _report(context, call, outcome)
+async def _call(context: RunContext, entry: LedgerEntry) -> None:
+    call, toolbox = entry.call, context.toolbox
+    checked = toolbox.check(call["name"], call["arguments"], allowed=context.actor.tools)
+    effect = "read" if isinstance(checked, ToolOutcome) else checked.effect
+    if entry.earlier is not None and "once" in (entry.earlier.effect, effect):
+        entry.report("unknown", _LOST)
+        return
+    about = {"call_id": call["id"], "name": call["name"], "arguments": call["arguments"]}
+    context.log.say("tool_start", context.named(about))
+    if isinstance(checked, ToolOutcome):
+        entry.report(checked.status, checked.result)
+        return
+    # From before its row is written: a call that was never let loose must not look like one whose outcome is lost.
+    with context.brake.unrepeatable() if effect == "once" else nullcontext():
+        entry.begin(effect)
+        if effect != "read":
+            await context.log.committed()
+        outcome = await toolbox.make(checked, context.tool_context(entry.step_id, call["id"]))
+        entry.report(outcome.status, outcome.result, duration_ms=outcome.duration_ms)
 
 
-def _report(context: RunContext, call: Call, outcome: ToolOutcome) -> None:
-    context.transcript.add_result(call["position"], call["id"], outcome.result)
-    context.log.say(
-        "tool_result",
-        context.named(
-            {
-                "call_id": call["id"],
-                "name": call["name"],
-                "status": outcome.status,
-                "result": outcome.result,
-                "duration_ms": outcome.duration_ms,
-            }
-        ),
-    )
+_LOST = (
+    "The process that made this call died before it could tell the outcome: it may or may not have been done, and "
+    "nobody can tell. It was not made again. Find out whether it was done before you do it again."
+)

@@ -2,19 +2,20 @@
 
 A sub-agent is the same graph with its own instructions, tools and transcript, under a path of its own. It spends
 from the run's budget, in which a delegation counts as a tool call, and cancelling the run cancels it. What it
-answers goes back to the model like the result of a tool; so does what went wrong.
+answers goes back to the model like the result of a tool; so does what went wrong. A sub-agent that was at work when
+the run lost its owner goes on from its own last step.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
 from langgraph.runtime import Runtime
 
 from orchestrator.context import RunContext
-from orchestrator.state import Call, GraphState
+from orchestrator.ledger import LedgerEntry, side_by_side, unfinished
+from orchestrator.state import GraphState
 
 
 async def delegate(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]:
@@ -22,35 +23,28 @@ async def delegate(state: GraphState, runtime: Runtime[RunContext]) -> dict[str,
     context = runtime.context
     started = time.perf_counter()
     step_id = context.enter(state, "DELEGATE")
-    left = context.budget.tool_calls_left
-    granted, refused = state["delegations"][:left], state["delegations"][left:]
-    context.budget.tool_calls += len(granted)
-    async with asyncio.TaskGroup() as tasks:
-        for call in granted:
-            tasks.create_task(_hand_over(context, call))
-    for call in refused:
-        limit = (
-            f"Error: the run's limit of {context.budget.max_tool_calls} calls is reached: answer with what you know."
-        )
-        context.transcript.add_result(call["position"], call["id"], limit)
+    await side_by_side(_hand_over(context, entry) for entry in unfinished(context, step_id, state["delegations"]))
     context.leave(step_id, "DELEGATE", time.perf_counter() - started)
-    return {"tool_calls": len(granted)}
+    return {}
 
 
-async def _hand_over(context: RunContext, call: Call) -> None:
+async def _hand_over(context: RunContext, entry: LedgerEntry) -> None:
+    call = entry.call
     arguments = call["arguments"] if isinstance(call["arguments"], dict) else {}
     name, task = arguments.get("agent"), arguments.get("task")
     team = {agent.name: agent for agent in context.actor.sub_agents}
     if context.depth >= context.max_depth:
-        result = "Error: delegation is not possible any deeper. Do it yourself."
+        entry.report("error", "Error: delegation is not possible any deeper. Do it yourself.")
     elif not isinstance(name, str) or name not in team:
-        result = f"Error: there is no agent {name!r}. 'agent' must be one of: {', '.join(team) or 'none'}."
+        known = ", ".join(team) or "none"
+        entry.report("error", f"Error: there is no agent {name!r}. 'agent' must be one of: {known}.")
     elif not isinstance(task, str) or not task.strip():
-        result = "Error: 'task' must say in words what the agent is to do."
+        entry.report("error", "Error: 'task' must say in words what the agent is to do.")
     else:
-        path = context.child_path(name, call)
-        fields: dict[str, Any] = {"call_id": call["id"], "agent": name, "path": path}
-        context.log.say("delegate_start", fields | {"task": task})
-        result = await context.run_child(context, call, team[name])
-        context.log.say("delegate_result", fields | {"result": result})
-    context.transcript.add_result(call["position"], call["id"], result)
+        fields: dict[str, Any] = {"call_id": call["id"], "agent": name, "path": context.child_path(name, call)}
+        if entry.earlier is None:
+            context.log.say("delegate_start", fields | {"task": task})
+            entry.begin("idempotent")
+        status, answer = await context.run_child(context, call, team[name])
+        context.log.say("delegate_result", fields | {"result": answer})
+        entry.finish(status, answer)

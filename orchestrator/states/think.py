@@ -15,12 +15,13 @@ import structlog
 from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
+from kernel.effects import DELEGATE
 from kernel.ids import new_id
 from memory.errors import MemoryUnavailable
 from orchestrator.context import RunContext
 from orchestrator.errors import ModelError, PromptTooLong
 from orchestrator.models.turn import ReasoningDelta, TextDelta, Turn
-from orchestrator.prompt import DELEGATE, delegate_schema, model_input, system_prompt
+from orchestrator.prompt import delegate_schema, model_input, system_prompt
 from orchestrator.state import Answer, Call, GraphState
 
 log = structlog.get_logger(__name__)
@@ -119,13 +120,17 @@ async def _stream(context: RunContext, state: GraphState, recalled: list[str], m
 
 
 def _calls(message: AIMessage, position: int) -> list[Call]:
-    """The calls the model asks for, in its order; those with malformed arguments carry the raw text."""
+    """The calls the model asks for, in its order; those with malformed arguments carry the raw text.
+
+    Their ids are keys of the effect ledger. A `Turn` has only ids that are unique in it, printable and short, whatever
+    the model sent.
+    """
     asked: list[tuple[str | None, str, dict[str, Any] | str]] = [
         (call["id"], call["name"], call["args"]) for call in message.tool_calls
     ]
     asked += [(call["id"], call["name"] or "", call["args"] or "") for call in message.invalid_tool_calls]
     return [
-        Call(id=id or f"call_{place}", name=name, arguments=arguments, position=position + place)
+        Call(id=id or "", name=name, arguments=arguments, position=position + place)
         for place, (id, name, arguments) in enumerate(asked)
     ]
 

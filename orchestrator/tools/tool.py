@@ -9,15 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-Effect = Literal["read", "idempotent", "once"]
-"""What a call does to the world, hence what may be done when its outcome is not known.
-
-`read` changes nothing. `idempotent` may be sent again under the same idempotency key. `once` must not be.
-"""
+from kernel.effects import EffectClass
 
 JSONValue: TypeAlias = "bool | int | float | str | Sequence[JSONValue] | Mapping[str, JSONValue] | None"
 
@@ -35,7 +31,8 @@ A_contra = TypeVar("A_contra", bound=BaseModel)
 class ToolContext:
     """On whose behalf a tool is called, and the call's names.
 
-    `idempotency_key` is `run_id:step_id:call_id`: the same on every retry and after every resume of this call.
+    `idempotency_key` is `run_id:step_id:call_id`, or a digest of it where it would exceed 255 characters: the same on
+    every retry and after every resume of this call, and made of printable ASCII.
     """
 
     org_id: str
@@ -54,7 +51,7 @@ class Tool(ABC, Generic[A_contra]):
         name: 1 to 64 of `a-z A-Z 0-9 _ -`; what the model calls it by.
         description: for the model: what it does, when to use it, what it cannot do.
         arguments: the model that validates a call; it must forbid unknown fields (`Arguments` does).
-        effect: see `Effect`.
+        effect: see `EffectClass`.
         timeout: seconds for one attempt.
         retries: further attempts after a retryable failure.
         max_result_bytes: a longer result, as UTF-8 text, is cut with a note that says so; at least 256.
@@ -63,7 +60,7 @@ class Tool(ABC, Generic[A_contra]):
     name: str
     description: str
     arguments: type[A_contra]
-    effect: Effect
+    effect: EffectClass
     timeout: float = 30.0
     retries: int = 0
     max_result_bytes: int = 65_536

@@ -20,6 +20,7 @@ import orjson
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from kernel.effects import DELEGATE, EffectClass
 from orchestrator.tools.errors import ToolFailure, UnknownTool
 from orchestrator.tools.results import as_text, clean, clip
 from orchestrator.tools.schemas import function_schema
@@ -51,6 +52,18 @@ class ToolOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedCall:
+    """A call that may be made: its tool is allowed and its arguments are valid. What `Toolbox.check` gives."""
+
+    tool: Tool[Any]
+    arguments: BaseModel
+
+    @property
+    def effect(self) -> EffectClass:
+        return self.tool.effect
+
+
+@dataclass(frozen=True, slots=True)
 class _Attempt:
     status: Status
     result: str
@@ -77,6 +90,8 @@ class Toolbox:
         for tool in tools:
             if not _NAME.fullmatch(tool.name):
                 raise ValueError(f"tool name {tool.name!r}: 1 to 64 of letters, digits, _ and -")
+            if tool.name == DELEGATE:
+                raise ValueError(f"no tool may be named {DELEGATE!r}: that is how models hand over tasks")
             if tool.name in self._tools:
                 raise ValueError(f"two tools are named {tool.name!r}")
             if tool.arguments.model_config.get("extra") != "forbid":
@@ -123,9 +138,30 @@ class Toolbox:
         *,
         allowed: Collection[str],
     ) -> ToolOutcome:
-        """Runs one tool. `arguments` may be the raw text that a model wrote."""
+        """Checks a call and makes it."""
+        checked = self.check(name, arguments, allowed=allowed)
+        return checked if isinstance(checked, ToolOutcome) else await self.make(checked, context)
+
+    def check(
+        self, name: str, arguments: Mapping[str, Any] | str, *, allowed: Collection[str]
+    ) -> CheckedCall | ToolOutcome:
+        """A call that may be made, or why it may not. `arguments` may be the raw text that a model wrote."""
+        tool = self._tools.get(name)
+        if tool is None or name not in allowed:
+            usable = ", ".join(known for known in self._tools if known in allowed) or "none"
+            shown = clean(name[:64])
+            if tool is None:
+                return ToolOutcome("error", f"There is no tool named {shown!r}. The tools there are: {usable}.", 0)
+            return ToolOutcome("denied", f"The tool {shown!r} is not allowed here. Allowed: {usable}.", 0)
+        try:
+            return CheckedCall(tool, _validated(tool, arguments))
+        except _WrongCall as wrong:
+            return ToolOutcome("error", clip(clean(str(wrong)), _ERROR_BYTES), 0)
+
+    async def make(self, call: CheckedCall, context: ToolContext) -> ToolOutcome:
+        """Runs the tool, more than once where that is allowed and may help."""
         started = time.perf_counter()
-        ended = await self._call(name, arguments, context, allowed)
+        ended = await self._make(call.tool, call.arguments, context)
         return ToolOutcome(ended.status, ended.result, round((time.perf_counter() - started) * 1000))
 
     async def aclose(self) -> None:
@@ -136,21 +172,7 @@ class Toolbox:
             except Exception:
                 log.exception("tool_close_failed", tool=tool.name)
 
-    async def _call(
-        self, name: str, raw: Mapping[str, Any] | str, context: ToolContext, allowed: Collection[str]
-    ) -> _Attempt:
-        tool = self._tools.get(name)
-        if tool is None or name not in allowed:
-            usable = ", ".join(known for known in self._tools if known in allowed) or "none"
-            shown = clean(name[:64])
-            if tool is None:
-                return _Attempt("error", f"There is no tool named {shown!r}. The tools there are: {usable}.")
-            return _Attempt("denied", f"The tool {shown!r} is not allowed here. Allowed: {usable}.")
-        try:
-            arguments = _validated(tool, raw)
-        except _WrongCall as wrong:
-            return _Attempt("error", clip(clean(str(wrong)), _ERROR_BYTES))
-
+    async def _make(self, tool: Tool[Any], arguments: BaseModel, context: ToolContext) -> _Attempt:
         for attempt in range(tool.retries + 1):
             ended = await self._attempt(tool, arguments, context)
             if not ended.again:

@@ -12,8 +12,9 @@ import pytest
 import structlog
 from pydantic import BaseModel, Field
 
+from kernel.effects import EffectClass
 from orchestrator.tools.errors import ToolFailure, UnknownTool
-from orchestrator.tools.tool import Arguments, Effect, JSONValue, Tool, ToolContext
+from orchestrator.tools.tool import Arguments, JSONValue, Tool, ToolContext
 from orchestrator.tools.toolbox import Toolbox, ToolOutcome
 
 CONTEXT = ToolContext(
@@ -50,7 +51,7 @@ class Scripted(Tool[Weighing]):
     arguments = Weighing
     timeout = 5.0
 
-    def __init__(self, behave: Callable[[Weighing], Any], *, effect: Effect = "read", retries: int = 0) -> None:
+    def __init__(self, behave: Callable[[Weighing], Any], *, effect: EffectClass = "read", retries: int = 0) -> None:
         self.effect = effect
         self.retries = retries
         self.calls: list[Weighing] = []
