@@ -77,6 +77,13 @@ class RunRequest(Body):
         default="enqueue",
         description="what to do while a run of the session is unfinished: wait behind it, answer 409, or cancel it",
     )
+    priority: int = Field(default=0, ge=-10, le=10, description="within the org, higher ones start first")
+    deadline_seconds: float | None = Field(
+        default=None,
+        ge=0.1,
+        le=2_592_000,
+        description="from now; then the run expires, wherever it is, also if no worker has started it",
+    )
     metadata: Metadata = Field(default={})
 
     @field_validator("tools")
@@ -102,7 +109,16 @@ class RunRequest(Body):
             messages = [InputMessage("user", self.input)]
         else:
             messages = [InputMessage(item.role, item.content) for item in self.input]
-        return NewRun(messages, self.agent_id, self.workflow, request, self.metadata, self.if_busy)
+        return NewRun(
+            messages,
+            self.agent_id,
+            self.workflow,
+            request,
+            self.metadata,
+            self.if_busy,
+            self.priority,
+            self.deadline_seconds,
+        )
 
 
 class RunBatch(Body):

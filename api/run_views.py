@@ -34,6 +34,9 @@ class RunView(View):
     started_at: AwareDatetime | None
     finished_at: AwareDatetime | None
     cancel_requested_at: AwareDatetime | None
+    pause_requested_at: AwareDatetime | None = Field(description="set while the run is paused, or about to be")
+    deadline_at: AwareDatetime | None = Field(description="when it expires, if it has not ended by then")
+    priority: int = Field(description="within the org, higher ones start first")
 
 
 class FinishedRunView(RunView):
@@ -102,6 +105,9 @@ def show_run(run: Run) -> dict[str, Any]:
         "started_at": run.started_at,
         "finished_at": run.finished_at,
         "cancel_requested_at": run.cancel_requested_at,
+        "pause_requested_at": run.pause_requested_at,
+        "deadline_at": run.deadline_at,
+        "priority": run.priority,
     }
 
 
