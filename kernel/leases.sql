@@ -14,13 +14,15 @@ WITH dead AS (
 ), queued AS (
     SELECT r.id, r.session_id FROM runs r JOIN sessions s ON s.id = r.session_id
     WHERE r.head AND r.status = 'queued' AND r.pause_requested_at IS NULL AND coalesce(r.graph_version, 1) <= $6
+      AND (r.deadline_at IS NULL OR r.deadline_at > clock_timestamp())  -- else it is about to be ended
     ORDER BY r.vtag, r.id LIMIT $2 FOR NO KEY UPDATE OF r, s SKIP LOCKED
 ), picked AS (
     SELECT id, rank = 0 AS died FROM (SELECT id, 0 AS rank FROM dead UNION ALL SELECT id, 1 FROM queued) AS both_kinds
     ORDER BY rank LIMIT $2
 ), claimed AS (
     UPDATE runs r
-    SET status = 'running', worker = $1, epoch = r.epoch + 1, attempt = r.attempt + 1,
+    SET status = 'running', worker = $1, epoch = r.epoch + 1,
+        attempt = r.attempt + (r.left_because IS NULL)::integer,  -- one that was handed back goes on with its attempt
         lease_until = clock_timestamp() + make_interval(secs => $3),
         started_at = coalesce(r.started_at, clock_timestamp()),
         graph_version = coalesce(r.graph_version, $6),
@@ -101,7 +103,7 @@ WHERE id = ANY ($1::text[]) AND (cancel_requested_at IS NOT NULL OR pause_reques
 SELECT * FROM end_overdue_runs($1, $2);
 
 -- name: hand_back
--- Gives runs $1 under epochs $2 back to the queue because of $3, without charging an attempt.
+-- Gives runs $1 under epochs $2 back to the queue because of $3. Their next claim charges no attempt.
 WITH mine AS (
     SELECT r.id, r.session_id FROM unnest($1::text[], $2::integer[]) AS m (id, epoch)
     JOIN runs r ON r.id = m.id AND r.epoch = m.epoch AND r.status = 'running'
@@ -110,7 +112,7 @@ WITH mine AS (
 ), unfenced AS (
     UPDATE sessions s SET head_epoch = 0, head_batch = 0 FROM mine WHERE s.id = mine.session_id
 )
-UPDATE runs r SET status = 'queued', worker = NULL, lease_until = NULL, attempt = r.attempt - 1, left_because = $3
+UPDATE runs r SET status = 'queued', worker = NULL, lease_until = NULL, left_because = $3
 FROM mine WHERE r.id = mine.id
 RETURNING r.id;
 

@@ -139,7 +139,7 @@ BEGIN
                 UPDATE sessions SET head_epoch = 0, head_batch = 0 WHERE id = p_sessions[v_rest.slice];
                 -- somebody may have asked for more while the run came to rest
                 UPDATE runs SET last_batch = p_batches[v_rest.slice], worker = NULL, lease_until = NULL,
-                                attempt = attempt - 1, left_because = v_rest.because,
+                                left_because = v_rest.because,
                                 status = CASE WHEN cancel_requested_at IS NULL AND pause_requested_at IS NOT NULL
                                               THEN 'waiting' ELSE 'queued' END
                 WHERE id = p_runs[v_rest.slice]
