@@ -181,8 +181,12 @@ def _check_messages(history: History) -> None:
     assert chunks.keys() <= closed.keys(), "a message was begun and neither completed nor discarded"
     answers = [event for event in history.of("message") if not event.path]
     assert len(answers) == (1 if history.run["status"] == "succeeded" else len(answers))
+    asked = {message["path"]: message["position"] for message in history.messages if message["tool_calls"]}
     for path, positions in _grouped((message["path"], message["position"]) for message in history.messages).items():
-        assert positions == list(range(len(positions))), f"the transcript of {path!r} has a hole: {positions}"
+        missing = set(range(len(positions))) - set(positions)
+        # A run that was cut short may have results of its last calls, and not of all of them.
+        unanswered = history.run["status"] != "succeeded" and min(missing, default=0) > asked.get(path, positions[-1])
+        assert not missing or unanswered, f"the transcript of {path!r} has a hole: {positions}"
 
 
 def _check_states(history: History) -> None:

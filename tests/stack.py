@@ -46,6 +46,11 @@ class Program:
         return self._child.exit_code is None
 
     @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative is the signal that ended it."""
+        return self._child.exit_code
+
+    @property
     def log(self) -> str:
         """All that it has written so far."""
         return self._child.spec.log.read_text("utf-8", "replace")
@@ -122,9 +127,9 @@ class Stack:
         """Starts that many processes, side by side, and returns when all of them are ready."""
         self._data.create()
         self._pool = await open_pool(self.database_url, size=4, name="tests")
-        started = [self._spawn_api({}) for _ in range(apis)] + [self._spawn_worker({}) for _ in range(workers)]
+        started = [self.spawn_api() for _ in range(apis)] + [self.spawn_worker() for _ in range(workers)]
         for program in started:
-            await self._until_ready(program)
+            await self.until_ready(program)
 
     async def stop(self) -> None:
         """Ends all processes. Those that still run must end in order when they are told to."""
@@ -149,29 +154,32 @@ class Stack:
 
     async def add_api(self, environment: Mapping[str, str] | None = None) -> Program:
         """One more API process, ready."""
-        program = self._spawn_api(environment or {})
-        await self._until_ready(program)
+        program = self.spawn_api(environment)
+        await self.until_ready(program)
         return program
 
     async def add_worker(self, environment: Mapping[str, str] | None = None) -> Program:
         """One more worker, ready."""
-        program = self._spawn_worker(environment or {})
-        await self._until_ready(program)
+        program = self.spawn_worker(environment)
+        await self.until_ready(program)
         return program
 
     def logs(self) -> str:
         """The end of every process's log, for the report of a failure."""
         return "\n".join(f"--- {program.name}\n{program.log[-6000:]}" for program in self.programs)
 
-    def _spawn_api(self, environment: Mapping[str, str]) -> Program:
+    def spawn_api(self, environment: Mapping[str, str] | None = None) -> Program:
+        """Begins to start an API process."""
         port = _free_port()
-        return self._spawn("api", {**environment, "LONGHAUL_PORT": str(port)}, f"http://127.0.0.1:{port}")
+        own = {**(environment or {}), "LONGHAUL_PORT": str(port)}
+        return self._spawn("api", own, f"http://127.0.0.1:{port}")
 
-    def _spawn_worker(self, environment: Mapping[str, str]) -> Program:
-        return self._spawn("worker", environment)
+    def spawn_worker(self, environment: Mapping[str, str] | None = None, *, module: str = "worker") -> Program:
+        """Begins to start a worker. `module` is what runs instead of the usual one."""
+        return self._spawn(module, environment or {})
 
     def _spawn(self, module: str, environment: Mapping[str, str], url: str = "") -> Program:
-        name = f"{module}-{next(self._names)}"
+        name = f"{module.rpartition('.')[2]}-{next(self._names)}"
         spec = ProcessSpec(
             name=name,
             argv=(sys.executable, "-P", "-m", module),
@@ -184,7 +192,9 @@ class Stack:
         self.programs.append(program)
         return program
 
-    async def _until_ready(self, program: Program) -> None:
+    async def until_ready(self, program: Program) -> None:
+        """Waits until it serves, or until it is on the list of living workers."""
+
         async def ready() -> bool:
             assert program.alive, f"{program.name} ended while it was starting:\n{program.log}"
             return await (_serves(program.url) if program.url else self._works(program.pid))
