@@ -31,6 +31,7 @@ from orchestrator.egress import EgressClient
 from orchestrator.engine import Engine
 from orchestrator.models.factory import Models
 from orchestrator.tools.http_fetch import HttpFetch
+from orchestrator.tools.http_send import HttpPost, HttpPut
 from orchestrator.tools.memory import Recall, Remember
 from orchestrator.tools.python import PythonTool
 from orchestrator.tools.toolbox import Toolbox
@@ -39,6 +40,7 @@ from worker.chores import Chores
 from worker.doorbell import Doorbell
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
+from worker.retention import Policies, Retention
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +71,8 @@ async def work(settings: Settings) -> None:
         memory = PostgresMemory(db, embedder)
         egress = EgressClient(allow=settings.egress_allow)
         stack.push_async_callback(egress.aclose)
-        toolbox = Toolbox([PythonTool(), HttpFetch(egress), Remember(memory), Recall(memory)])
+        web = HttpFetch(egress), HttpPost(egress), HttpPut(egress)
+        toolbox = Toolbox([PythonTool(), *web, Remember(memory), Recall(memory)])
         stack.push_async_callback(toolbox.aclose)
         models = Models(settings)
         stack.push_async_callback(models.aclose)
@@ -92,13 +95,14 @@ async def work(settings: Settings) -> None:
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.lease_renew_seconds,
         )
+        retention = Retention(db, Policies.from_settings(settings))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(publisher.run(), name="publisher")
             tasks.create_task(journal.run(), name="journal")
             tasks.create_task(executor.run(), name="executor")
             listening = [
                 tasks.create_task(Doorbell(waiting, executor).run(), name="doorbell"),
-                tasks.create_task(Chores(redis, db, executor).run(), name="chores"),
+                tasks.create_task(Chores(redis, executor, retention).run(), name="chores"),
             ]
             heartbeat.start()
             log.info("worker_started", worker=worker_id, slots=settings.slots)

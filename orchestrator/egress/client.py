@@ -11,6 +11,7 @@ import asyncio
 import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Final
 
 import aiohttp
@@ -26,6 +27,7 @@ from orchestrator.egress.resolver import GatedResolver, Resolve, SystemResolver
 _CONNECT_SECONDS: Final = 10.0
 _CONNECTIONS: Final = 256
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
+_REPEATABLE: Final = ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,13 @@ class _Hop:
     url: URL
     headers: dict[str, str]
     content: bytes | None
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Whether a byte of the request, or of one before it that was redirected, can have left this process."""
+
+    begun: bool = False
 
 
 class EgressClient:
@@ -77,7 +86,7 @@ class EgressClient:
         self._max_bytes = max_bytes
         self._max_redirects = max_redirects
         self._user_agent = user_agent
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def request(
         self,
@@ -88,8 +97,9 @@ class EgressClient:
         content: bytes | None = None,
         max_bytes: int | None = None,
         timeout: float | None = None,
+        follow: bool = True,
     ) -> EgressResponse:
-        """Sends one request and follows its redirects. Any HTTP status is a response, not an error.
+        """Sends one request and, if it is to `follow` them, its redirects. Any HTTP status is a response, no error.
 
         `max_bytes` and `timeout` can only lower the client's own.
 
@@ -103,36 +113,41 @@ class EgressClient:
         if not any(name.lower() == "user-agent" for name in given):
             given["User-Agent"] = self._user_agent
         hop = _Hop(method, self._gate.url(url), given, content)
+        sent = _Sent()
         try:
             async with asyncio.timeout(seconds):
-                for followed in range(self._max_redirects + 1):
-                    ended = await self._send(hop, limit, first=followed == 0)
+                for _ in range(self._max_redirects + 1):
+                    ended = await self._send(hop, limit, sent, follow=follow)
                     if isinstance(ended, EgressResponse):
                         return ended
                     hop = self._redirected(hop, *ended)
         except TimeoutError:
-            raise EgressFailed(f"no complete answer from {_where(hop.url)} within {seconds:g} s") from None
+            message = f"no complete answer from {_where(hop.url)} within {seconds:g} s"
+            raise EgressFailed(message, reached=sent.begun) from None
         raise EgressFailed(f"more than {self._max_redirects} redirects", retryable=False)
 
     async def aclose(self) -> None:
         """Closes all connections. The client must not be used afterwards."""
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
         if self._system is not None:
             self._system.close()
 
-    async def _send(self, hop: _Hop, limit: int, *, first: bool) -> EgressResponse | tuple[int, str]:
+    async def _send(self, hop: _Hop, limit: int, sent: _Sent, *, follow: bool) -> EgressResponse | tuple[int, str]:
         """A response, or the status and target of a redirect."""
+        # A server may close a connection that is kept for later just when it is used again. Nobody can tell then
+        # whether it has seen the request, so one that must not be repeated gets a connection of its own.
         try:
-            async with self._open().request(
+            async with self._open(keep=hop.method in _REPEATABLE).request(
                 hop.method,
                 hop.url,
                 headers={**hop.headers, "Accept-Encoding": bodies.ACCEPT_ENCODING},
                 data=hop.content,
                 allow_redirects=False,
+                trace_request_ctx=sent,
             ) as response:
                 target = response.headers.get("Location")
-                if response.status in _REDIRECTS and target is not None:
+                if follow and response.status in _REDIRECTS and target is not None:
                     response.close()
                     return response.status, target
                 content, truncated = await bodies.read(response, limit)
@@ -148,7 +163,7 @@ class EgressClient:
         except EgressError:
             raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _failure(error, hop.url, first=first) from None
+            raise _failure(error, hop.url, reached=sent.begun) from None
 
     def _redirected(self, hop: _Hop, status: int, target: str) -> _Hop:
         try:
@@ -168,39 +183,52 @@ class EgressClient:
             headers = rules.for_another_origin(headers)
         return _Hop(method, url, headers, content)
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    def _open(self, *, keep: bool) -> aiohttp.ClientSession:
+        if keep not in self._sessions:
             connector = aiohttp.TCPConnector(
                 resolver=GatedResolver(self._gate, self._resolve),
                 socket_factory=self._gate.socket,
                 use_dns_cache=False,
                 limit=_CONNECTIONS,
+                force_close=not keep,
             )
-            self._session = aiohttp.ClientSession(
+            self._sessions[keep] = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),  # a shared jar would carry one org's cookies to another
                 auto_decompress=False,
                 trust_env=False,
                 skip_auto_headers=("Content-Type",),
+                trace_configs=[_told_when_sent()],
             )
-        return self._session
+        return self._sessions[keep]
 
 
 def _where(url: URL) -> str:
     return f"{url.host}:{url.port}"
 
 
-def _failure(error: Exception, url: URL, *, first: bool) -> EgressFailed:
+def _told_when_sent() -> aiohttp.TraceConfig:
+    """Marks a request's `_Sent` right before its first byte is written."""
+
+    async def mark(session: aiohttp.ClientSession, context: SimpleNamespace, told: object) -> None:
+        context.trace_request_ctx.begun = True
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_headers_sent.append(mark)
+    return tracing
+
+
+def _failure(error: Exception, url: URL, *, reached: bool) -> EgressFailed:
     """What went wrong, in words that hold nothing of the request but host and port."""
     where = _where(url)
     if isinstance(error, aiohttp.ClientSSLError):
-        return EgressFailed(f"no trusted TLS connection to {where}", retryable=False, reached=not first)
+        return EgressFailed(f"no trusted TLS connection to {where}", retryable=False, reached=reached)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         busy = error.os_error.errno == socket.EAI_AGAIN
-        return EgressFailed(f"the host name of {where} does not resolve", retryable=busy, reached=not first)
+        return EgressFailed(f"the host name of {where} does not resolve", retryable=busy, reached=reached)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return EgressFailed(f"no connection to {where}", reached=not first)
+        return EgressFailed(f"no connection to {where}", reached=reached)
     if isinstance(error, aiohttp.ClientResponseError):
-        return EgressFailed(f"{where} did not answer in HTTP", retryable=False)
-    return EgressFailed(f"{where} broke off the connection")
+        return EgressFailed(f"{where} did not answer in HTTP", retryable=False, reached=reached)
+    return EgressFailed(f"{where} broke off the connection", reached=reached)

@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import codecs
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
-import orjson
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from orchestrator.egress import EgressClient, EgressFailed, EgressRefused, EgressResponse
-from orchestrator.egress.headers import checked
-from orchestrator.tools.errors import ToolFailure
-from orchestrator.tools.readable import readable
-from orchestrator.tools.results import clean
-from orchestrator.tools.tool import Arguments, JSONValue, Tool, ToolContext
-
-_MOST_BYTES: Final = 1_048_576
-_DEFAULT_BYTES: Final = 524_288
-_TEXTUAL: Final = re.compile(
-    r"text/.*|.*[/+](json|xml|yaml)|application/(x-)?(ndjson|json-seq|javascript|ecmascript|toml|sql|graphql"
-    r"|x-www-form-urlencoded|yaml)"
-)
-_HTML: Final = ("text/html", "application/xhtml+xml")
-_META_CHARSET: Final = re.compile(rb"""<meta[^>]{0,200}charset\s{0,8}=\s{0,8}["']?([A-Za-z0-9_:.-]{1,40})""", re.I)
-# Codecs that are no character set: slow without bounds, or able to fail on any input.
-_NO_CHARSETS: Final = frozenset(("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"))
-_CHARSET: Final = re.compile(r"[A-Za-z0-9_:.-]{1,40}")
+from orchestrator.egress import EgressClient
+from orchestrator.tools.http import LONGEST_REPORT, RequestArguments, about, ask, report
+from orchestrator.tools.tool import JSONValue, Tool, ToolContext
 
 
-class FetchArguments(Arguments):
+class FetchArguments(RequestArguments):
     """What to fetch."""
 
-    url: Annotated[str, Field(min_length=1, max_length=8_192, description="absolute http or https URL")]
     method: Annotated[Literal["GET", "HEAD"], Field(description="HEAD: status and headers only")] = "GET"
-    headers: Annotated[
-        dict[str, str],
-        Field(default_factory=dict, max_length=20, description="request headers, e.g. Accept; seldom needed"),
-    ]
-    max_bytes: Annotated[int, Field(ge=1, le=_MOST_BYTES, description="stop reading the body after so many bytes")] = (
-        _DEFAULT_BYTES
-    )
-
-    @field_validator("headers")
-    @classmethod
-    def _may_be_set(cls, headers: dict[str, str]) -> dict[str, str]:
-        try:
-            return checked(headers)
-        except EgressRefused as refused:
-            raise ValueError(refused.message) from None
 
 
 class HttpFetch(Tool[FetchArguments]):
@@ -65,81 +31,14 @@ class HttpFetch(Tool[FetchArguments]):
     effect = "read"
     timeout = 25.0
     retries = 1
-    max_result_bytes = 65_536
+    max_result_bytes = LONGEST_REPORT
 
     def __init__(self, egress: EgressClient) -> None:
         self._egress = egress
 
     async def run(self, arguments: FetchArguments, context: ToolContext) -> JSONValue:
-        try:
-            response = await self._egress.request(
-                arguments.method,
-                arguments.url,
-                headers=arguments.headers,
-                max_bytes=arguments.max_bytes,
-            )
-        except EgressRefused as refused:
-            raise ToolFailure(f"Not fetched: {refused.message}.", reached=False) from None
-        except EgressFailed as failed:
-            raise ToolFailure(
-                f"Could not fetch: {failed.message}.", retryable=failed.retryable, reached=failed.reached
-            ) from None
-        # Reducing a big page takes a good part of a second; the event loop has other runs to serve.
-        return await asyncio.to_thread(self._report, response, arguments.method)
-
-    def _report(self, response: EgressResponse, method: str) -> JSONValue:
-        report: dict[str, JSONValue] = {
-            "status": response.status,
-            "content_type": clean(response.content_type)[:200],
-            "url": clean(response.url)[:2_048],
-        }
-        if method == "HEAD":
-            length = response.headers.get("Content-Length", "")
-            return report | ({"content_length": int(length)} if re.fullmatch(r"\d{1,18}", length) else {})
-        if not _is_text(response):
-            size = f"{'more than ' if response.truncated else ''}{len(response.body)} bytes"
-            return report | {"text": "", "note": f"binary content of {size}, not shown"}
-        text = _decoded(response)
-        if response.content_type in _HTML:
-            text = readable(text, response.url)
-        text = clean(text)
-        shown = _fitting(text, self.max_result_bytes - len(orjson.dumps(report)) - 200)
-        report["text"] = shown
-        if response.truncated:
-            report["note"] = f"cut: the body is longer than the {len(response.body)} bytes that were read"
-        elif len(shown) < len(text):
-            report["note"] = f"cut: the first {len(shown)} of {len(text)} characters are shown"
-        return report
-
-
-def _is_text(response: EgressResponse) -> bool:
-    if response.content_type != "application/octet-stream":
-        return _TEXTUAL.fullmatch(response.content_type) is not None
-    # No type, or the one that servers give to whatever they do not know.
-    start = response.body[:1_024]
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(start)
-    except UnicodeDecodeError:
-        return False
-    return b"\x00" not in start
-
-
-def _decoded(response: EgressResponse) -> str:
-    charset = response.charset
-    if charset is None and response.content_type in _HTML:
-        found = _META_CHARSET.search(response.body[:2_048])
-        charset = found.group(1).decode("ascii") if found else None
-    if response.body.startswith(codecs.BOM_UTF8):
-        charset = "utf-8-sig"
-    try:
-        name = codecs.lookup(charset if charset and _CHARSET.fullmatch(charset) else "utf-8").name
-        return response.body.decode("utf-8" if name in _NO_CHARSETS else name, errors="replace")
-    except LookupError:  # unknown, or a codec for something else than text
-        return response.body.decode("utf-8", errors="replace")
-
-
-def _fitting(text: str, limit: int) -> str:
-    """As much of the text as takes at most `limit` bytes within JSON, so that the result stays valid JSON."""
-    while (size := len(orjson.dumps(text))) > limit:
-        text = text[: min(len(text) - 1, int(len(text) * limit / size))]
-    return text
+        response = await ask(self._egress, arguments.method, arguments)
+        if arguments.method == "GET":
+            return await report(response)
+        length = response.headers.get("Content-Length", "")
+        return about(response) | ({"content_length": int(length)} if re.fullmatch(r"\d{1,18}", length) else {})
