@@ -15,14 +15,16 @@ from api.stream_tokens import StreamTokens, StreamTokenView
 from api.values import Query
 from kernel.hub import Hub
 from kernel.postgres import Pool
-from kernel.replay import done_seq
+from kernel.replay import end_seq
 from kernel.runs import get_run
 from kernel.sessions import get_session
 from kernel.tenants import Principal
 
 _FOLLOWING = (
     "Server-sent events, from the start or from the event after `Last-Event-ID` or `after`, then live. "
-    "The header counts where both are there: a browser that reconnects sends it anew."
+    "The header counts where both are there: a browser that reconnects sends it anew. "
+    "Where events after that are no longer kept, the first event is `reset`: its id is the last seq that is gone, its "
+    "`snapshot` what the missing part came to."
 )
 
 
@@ -80,7 +82,7 @@ class Events:
         run = await get_run(self._db, call.org_id, call.path["run_id"])
         after = _known(call)
         if after >= run.first_seq:
-            last = await done_seq(self._db, run.id)
+            last = await end_seq(self._db, call.org_id, run.id)
             if last is not None and after >= last:
                 return Answer(status=204)  # tells an EventSource not to come back
             after = await self._within_the_log(call.org_id, run.session_id, after)

@@ -2,7 +2,8 @@
 
 A raw ASGI answer, because a viewer should cost little: a cursor on the hub's feed and one task that waits for the
 client to leave. Whatever the feed can't give is read from the log, in pages, so that a slow or far behind viewer
-holds no memory. A stream of one run ends after its `done`; a client that goes away changes nothing for the run.
+holds no memory. A stream of one run ends after its `done`; a client that goes away changes nothing for the run. Where
+the log is no longer kept as far back as a viewer wants it, it is told so by a `reset`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
+from api.reset import read_reset
+from kernel.errors import NotFound
 from kernel.feed import Frames, Viewer
 from kernel.hub import Hub
 from kernel.postgres import Pool
-from kernel.replay import read_frames
+from kernel.replay import read_page
 
 _PAGE: Final = 200
 _MOST_AT_ONCE: Final = 32 * 1024
@@ -90,14 +93,28 @@ class EventStream:
         """Sends what the log has after the cursor, as far as it is known to go. True if the stream ends there."""
         reach = viewer.feed.reach
         while self._cursor < reach and not viewer.closed:
-            page = await read_frames(
+            page = await read_page(
                 self._db, self._org_id, self._session_id, after=self._cursor, limit=_PAGE, most_bytes=_MOST_AT_ONCE
             )
-            if await self._send(page, send):
+            if page.floor > self._cursor:
+                if await self._reset(send):
+                    return True
+                continue
+            if await self._send(page.frames, send):
                 return True
-            if not page:  # the rest of it has been pruned
+            if not page.frames:  # the rest of it has been pruned
                 self._cursor = reach
         return False
+
+    async def _reset(self, send: Send) -> bool:
+        """Says which events after the cursor are gone, and what they came to. True if the stream ends there."""
+        try:
+            reset = await read_reset(self._db, self._org_id, self._session_id, self._run_id)
+        except NotFound:  # the session was deleted meanwhile
+            return True
+        await _send_pieces(reset.frame, send)
+        self._cursor = reset.floor
+        return reset.over
 
     async def _send(self, frames: list[Frames], send: Send) -> bool:
         """Sends what belongs to this stream, moves the cursor. True if the run's `done` was in it."""

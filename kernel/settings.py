@@ -7,12 +7,14 @@ all others start with `LONGHAUL_`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kernel.errors import BadSettings
+
+_LONGEST_KEPT: Final = 100 * 366 * 86_400.0
 
 
 def _plain(name: str) -> AliasChoices:
@@ -69,6 +71,15 @@ class Settings(BaseSettings):
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port pairs that tools may reach although they are private addresses"
     )
+
+    # retention: how long things are kept; 0 is for ever
+    retain_chunks: float = Field(
+        900.0, ge=0, le=_LONGEST_KEPT, description="chunks and checkpoints, after the end of their run"
+    )
+    retain_events: float = Field(
+        30 * 86_400.0, ge=0, le=_LONGEST_KEPT, description="events, after the end of their run"
+    )
+    retain_sessions: float = Field(0.0, ge=0, le=_LONGEST_KEPT, description="sessions in which nothing happens")
 
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -16,22 +16,21 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from kernel.bell import QUEUE_KEY, WAKE_JOB, decode_job, encode_job
-from kernel.postgres import STORE_ERRORS, Pool
-from kernel.sql import statements
+from kernel.postgres import STORE_ERRORS
 from kernel.tasks import end, side_by_side
 from worker.executor import Executor
+from worker.retention import Retention
 
-SQL = statements(__package__, "chores.sql")
 log = structlog.get_logger(__name__)
 
 
 class Chores:
     """`run()` is its task; it ends when cancelled."""
 
-    def __init__(self, redis: Redis, db: Pool, executor: Executor) -> None:
+    def __init__(self, redis: Redis, executor: Executor, retention: Retention) -> None:
         self._redis = redis
-        self._db = db
         self._executor = executor
+        self._retention = retention
 
     async def run(self) -> None:
         pause = 0.5
@@ -72,9 +71,8 @@ class Chores:
         self._executor.look()
 
     async def _tidy(self, ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
-        """Removes what nobody will ask for again, a little at a time."""
+        """One pass of retention, each minute by one of all workers."""
         try:
-            await self._db.execute(SQL.forget_idempotency_keys)
-            await self._db.execute(SQL.forget_dead_workers)
+            await self._retention.run()
         except STORE_ERRORS as error:
             log.warning("tidy_failed", error=repr(error), effect="tried again in a minute")

@@ -29,6 +29,7 @@ from tests.stack import Stack
 from tests.waiting import eventually
 from worker.chores import Chores
 from worker.executor import Executor
+from worker.retention import Policies, Retention
 
 
 async def unheard(database: Pool, *, model: str | None = None) -> Run:
@@ -110,7 +111,9 @@ async def test_arq_wakes_the_executor_when_the_list_is_lost(
         slots=5,
         ring=bell.ring,
     )
-    chores = asyncio.create_task(Chores(redis, own_database, executor).run())
+    chores = asyncio.create_task(
+        Chores(redis, executor, Retention(own_database, Policies.from_settings(settings))).run()
+    )
     assert executor.free == 5
     await bell.ring()
     await redis.delete(BELL_KEY)
