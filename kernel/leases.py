@@ -168,6 +168,22 @@ class Leases:
         """Tells operators that this worker lives, how full it is, and its counters since it started."""
         await self._db.execute(SQL.beat, self.worker, host, pid, slots, running, orjson.dumps(figures).decode())
 
+    async def hold_name(self) -> bool:
+        """Lets others know that this worker is there for as long as this connection is. Only on a connection that
+        nobody else uses; to be tried again where it is False."""
+        return bool(await self._db.fetchval(SQL.hold_name, self.worker))
+
+    async def bury_the_dead(self, *, silent_seconds: float) -> tuple[list[str], int]:
+        """Ends the leases of workers that were killed, without waiting for them to run out: workers that hold their
+        name no more and were not seen for so long. Returns their ids and how many runs they leave.
+
+        A worker is taken for dead wrongly if its connection broke and it could not make a new one in that time; then
+        it loses its runs, as it would a little later.
+        """
+        row = await self._db.fetchrow(SQL.bury_the_dead, self.worker, silent_seconds, self.lease_seconds)
+        assert row is not None
+        return row["workers"], row["runs"]
+
     async def sign_off(self) -> None:
         """Takes this worker off the list of the living."""
         await self._db.execute(SQL.sign_off, self.worker)

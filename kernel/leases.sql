@@ -121,5 +121,29 @@ INSERT INTO workers (id, host, pid, slots, running, figures) VALUES ($1, $2, $3,
 ON CONFLICT (id) DO UPDATE
 SET running = excluded.running, slots = excluded.slots, figures = excluded.figures, seen_at = now();
 
+-- name: hold_name
+-- A lock that lives as long as this connection: by it others know that worker $1 is there.
+SELECT pg_try_advisory_lock(hashtextextended('longhaul worker ' || $1, 0));
+
+-- name: bury_the_dead
+-- Workers other than $1 that were not seen for $2 seconds and whose connection is gone have died: their leases end
+-- now. Nobody else may have lost its connection, so not within $3 seconds of the server's start.
+WITH silent AS MATERIALIZED (
+    SELECT id FROM workers
+    WHERE id <> $1 AND seen_at < clock_timestamp() - make_interval(secs => $2)
+      AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $3)
+), dead AS MATERIALIZED (
+    SELECT id FROM silent WHERE pg_try_advisory_xact_lock(hashtextextended('longhaul worker ' || id, 0))
+), left_alone AS MATERIALIZED (
+    SELECT r.id FROM runs r JOIN dead ON dead.id = r.worker
+    WHERE r.status = 'running' ORDER BY r.session_id FOR NO KEY UPDATE OF r SKIP LOCKED
+), ended AS (
+    UPDATE runs r SET lease_until = least(r.lease_until, clock_timestamp()) FROM left_alone WHERE r.id = left_alone.id
+    RETURNING r.id
+), gone AS (
+    DELETE FROM workers USING dead WHERE workers.id = dead.id RETURNING workers.id
+)
+SELECT array(SELECT id FROM gone) AS workers, (SELECT count(*) FROM ended) AS runs;
+
 -- name: sign_off
 DELETE FROM workers WHERE id = $1;

@@ -1,9 +1,9 @@
 """The heartbeat: keeps the leases of running runs, from a thread with an event loop and a connection of its own.
 
 User code that blocks the worker's main loop must not cost it its leases, nor keep a run alive that is to end: twice
-a second the heartbeat looks what callers ask of its runs, and ends runs of the whole fleet whose owner should have
-ended them by now. When Postgres can't be reached for as long as a lease lasts, the runs are given up: somebody else
-may have them by then.
+a second the heartbeat looks what callers ask of its runs, ends runs of the whole fleet whose owner should have ended
+them by now, and ends the leases of workers that were killed, so that nobody waits for them. When Postgres can't be
+reached for as long as a lease lasts, the runs are given up: somebody else may have them by then.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 _LOOK_EVERY: Final = 0.4
 # How long the owner of a run has to end it by itself. With one look it makes two seconds at most.
 _OWNERS_PATIENCE: Final = 1.2
+# How late a heartbeat may be before it is looked whether its worker is still there.
+_LATE: Final = 1.0
 
 
 class Heartbeat:
@@ -70,23 +72,34 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         connection: Any = None
-        renewed = time.monotonic()
+        known = False
+        renewed = connected = time.monotonic()
         next_renewal = 0.0
+        outages = 0
         while not self._stopping.is_set():
             begun = time.monotonic()
             owned = self._executor.owned()
             try:
-                if connection is None or connection.is_closed():
+                if connection is not None and connection.is_closed():
+                    raise ConnectionError("Postgres hung up")
+                if connection is None:
                     connection = await asyncpg.connect(self._database_url, timeout=3, command_timeout=3)
+                    known, connected = False, begun
                 leases = Leases(connection, worker=self._worker, lease_seconds=self._lease_seconds)
+                if not known:
+                    known = await leases.hold_name()
                 if begun >= next_renewal:
                     await self._renew(leases, owned)
                     renewed = begun
                     next_renewal = begun + self._renew_seconds
                 await self._look(leases, owned)
+                # After an outage the others need time to come back, too.
+                if not outages or begun - connected > self._lease_seconds:
+                    await self._bury(leases)
             except Exception as error:  # this thread must not end before the worker does
                 log.warning("heartbeat_failed", error=repr(error), runs=len(owned))
                 next_renewal = 0.0
+                outages += 1
                 if connection is not None:
                     connection.terminate()
                     connection = None
@@ -121,6 +134,12 @@ class Heartbeat:
             self._tell(self._publisher.nudge, overdue.org_id, overdue.session_id)
             if overdue.next_run is not None:
                 self._tell(self._executor.woken)
+
+    async def _bury(self, leases: Leases) -> None:
+        dead, runs = await leases.bury_the_dead(silent_seconds=self._renew_seconds + _LATE)
+        if dead:
+            log.warning("workers_died", workers=dead, runs=runs)
+            self._tell(self._executor.look)
 
     def _tell(self, what: Callable[..., None], *arguments: Any) -> None:
         assert self._main is not None

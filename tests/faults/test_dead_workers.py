@@ -1,0 +1,145 @@
+"""Workers that were killed are missed long before their leases run out; those that only seem dead are left alone."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from cli.rehearsal import Hang, Reply
+from kernel.leases import Leases
+from tests.conftest import MakeStack
+from tests.e2e.caller import calling
+from tests.faults.crew import PATIENT_MODEL, holder, org_with_key, staff, writes
+from tests.history import assert_history
+from tests.scripts import ScriptedModel, said
+from tests.stack import Stack
+from tests.waiting import eventually
+
+LEASE = 12.0
+
+
+@pytest.fixture(scope="module")
+async def leased(make_stack: MakeStack) -> Stack:
+    """One API; leases that last much longer than it takes to miss a worker."""
+    return await make_stack(
+        workers=0, LONGHAUL_LEASE_SECONDS=f"{LEASE:g}", LONGHAUL_LEASE_RENEW_SECONDS="0.4", **PATIENT_MODEL
+    )
+
+
+async def until_settled(stack: Stack) -> None:
+    """Within a lease of the server's start nobody is taken for dead."""
+
+    async def settled() -> bool:
+        return bool(
+            await stack.database.fetchval(
+                "SELECT pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1)", LEASE
+            )
+        )
+
+    await eventually(settled, what="the server has been up for as long as a lease")
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["by another worker", "by the one that takes its place"])
+async def test_a_killed_workers_run_goes_on_before_its_lease_is_over(
+    leased: Stack, model: ScriptedModel, restarted: bool
+) -> None:
+    await staff(leased, 1 if restarted else 2)
+    await until_settled(leased)
+    script = model.script(Reply(tokens=["half"], fault=Hang(1)), said("whole"))
+    async with calling(leased.url, (await org_with_key(leased))[1]) as caller, caller.following(model=script) as stream:
+        first = holder(leased, (await stream.until("run_started")).data)
+        await stream.until("message_chunk")
+        began = time.monotonic()
+        await first.kill()
+        if restarted:
+            await leased.add_worker()
+        resumed = await stream.until("run_resumed")
+        assert time.monotonic() - began < LEASE - 0.4  # the shortest time for which it can have had its lease
+        await stream.rest()
+    assert resumed.data["reason"] == "its worker died"
+    history = await assert_history(leased.database, resumed.data["run_id"])
+    assert (history.run["status"], history.run["attempt"]) == ("succeeded", 2)
+
+
+async def test_a_frozen_worker_is_not_taken_for_dead(leased: Stack, model: ScriptedModel) -> None:
+    await staff(leased, 2)
+    await until_settled(leased)
+    script = model.script(Reply(tokens=["on "] * 150, token_delay=0.02))
+    async with calling(leased.url, (await org_with_key(leased))[1]) as caller, caller.following(model=script) as stream:
+        frozen = holder(leased, (await stream.until("run_started")).data)
+        await stream.until("message_chunk")
+        frozen.send(signal.SIGSTOP)
+
+        async def silent() -> bool:
+            return bool(
+                await leased.database.fetchval(
+                    "SELECT seen_at < now() - interval '3 seconds' FROM workers WHERE pid = $1", frozen.pid
+                )
+            )
+
+        await eventually(silent, what="the frozen worker was not seen for long enough to be taken for dead")
+        frozen.send(signal.SIGCONT)
+        events = await stream.rest()
+    history = await assert_history(leased.database, events[0].data["run_id"])
+    assert (history.run["status"], history.run["epoch"]) == ("succeeded", 1)
+
+
+async def test_a_worker_whose_connections_break_keeps_its_runs(leased: Stack, model: ScriptedModel) -> None:
+    await staff(leased, 2)
+    await until_settled(leased)
+    script = model.script(Reply(tokens=["on "] * 150, token_delay=0.02))
+    async with calling(leased.url, (await org_with_key(leased))[1]) as caller, caller.following(model=script) as stream:
+        mine = holder(leased, (await stream.until("run_started")).data)
+        await stream.until("message_chunk")
+        await leased.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks"
+            " WHERE locktype = 'advisory'"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        await writes(mine, "heartbeat_failed")
+        events = await stream.rest()
+    history = await assert_history(leased.database, events[0].data["run_id"])
+    assert (history.run["status"], history.run["epoch"]) == ("succeeded", 1)
+
+
+async def test_a_cancel_does_not_wait_for_a_frozen_workers_lease(leased: Stack, model: ScriptedModel) -> None:
+    await staff(leased, 2)
+    script = model.script(Reply(tokens=["on "] * 500, token_delay=0.02))
+    async with calling(leased.url, (await org_with_key(leased))[1]) as caller, caller.following(model=script) as stream:
+        frozen = holder(leased, (await stream.until("run_started")).data)
+        await stream.until("message_chunk")
+        frozen.send(signal.SIGSTOP)
+        began = time.monotonic()
+        await caller.post(f"/v1/runs/{stream.events[0].data['run_id']}/cancel", expect=202)
+        events = await stream.rest()
+        assert time.monotonic() - began < 2
+        frozen.send(signal.SIGCONT)
+        await writes(frozen, "run_lost")
+    history = await assert_history(leased.database, events[0].data["run_id"])
+    assert history.run["status"] == "cancelled"
+    assert history.types[-2:] == ["message_discarded", "done"]
+
+
+async def test_only_workers_that_are_gone_are_buried(leased: Stack) -> None:
+    await staff(leased, 1)
+    await until_settled(leased)
+    await leased.database.execute(
+        "INSERT INTO workers (id, host, pid, slots, running, seen_at)"
+        " VALUES ('gone:1', 'gone', 1, 1, 0, now() - interval '1 minute')"
+    )
+
+    async def buried() -> bool:
+        return not await leased.database.fetchval("SELECT EXISTS (SELECT FROM workers WHERE id = 'gone:1')")
+
+    await eventually(buried, what="the dead worker is off the list")
+    async with leased.database.acquire() as connection:
+        late = Leases(connection, worker="late:1", lease_seconds=LEASE)
+        assert await late.hold_name()
+        await late.beat(host="late", pid=2, slots=1, running=0, figures={})
+        await connection.execute("UPDATE workers SET seen_at = now() - interval '1 minute' WHERE id = 'late:1'")
+        judge = Leases(leased.database, worker="judge:1", lease_seconds=LEASE)
+        assert await judge.bury_the_dead(silent_seconds=5) == ([], 0)
+        await connection.execute("SELECT pg_advisory_unlock_all()")
+        assert await judge.bury_the_dead(silent_seconds=5) == (["late:1"], 0)
