@@ -11,14 +11,15 @@ from cli.embedded.directory import DataDirectory
 from cli.process import ProcessSpec
 from cli.supervisor import ProcessService
 
-_GRACE_SECONDS = "5"
+# Short, for nobody likes to wait for his own machine.
+_GRACE = {"LONGHAUL_GRACE_SECONDS": "2", "LONGHAUL_EFFECT_GRACE_SECONDS": "3"}
 
 
 def base_environment(inherited: Mapping[str, str], data: DataDirectory, port: int) -> dict[str, str]:
     """What the API and the workers read, but for the stores: what was set stays, the rest suits development."""
     return {
         "LONGHAUL_HOST": "127.0.0.1",
-        "LONGHAUL_GRACE_SECONDS": _GRACE_SECONDS,
+        **_GRACE,
         "LONGHAUL_LOG_FORMAT": "console",
         **inherited,
         "LONGHAUL_SECRET_KEY": inherited.get("LONGHAUL_SECRET_KEY") or state.secret_key(data.path),
@@ -49,7 +50,7 @@ def rehearsal(data: DataDirectory, environment: Mapping[str, str], port: int) ->
 
 
 def _python(name: str, data: DataDirectory, environment: Mapping[str, str], *arguments: str) -> ProcessService:
-    grace = float(environment.get("LONGHAUL_GRACE_SECONDS", _GRACE_SECONDS))
+    grace = sum(float(environment.get(name, usual)) for name, usual in _GRACE.items())
     return ProcessService(
         ProcessSpec(
             name=name,
@@ -58,6 +59,6 @@ def _python(name: str, data: DataDirectory, environment: Mapping[str, str], *arg
             env=dict(environment),
             log=data.log(name),
             pid_file=data.pid_file(name),
-            stop_steps=((signal.SIGTERM, grace + 5.0),),
+            stop_steps=((signal.SIGTERM, grace + 7.0),),
         )
     )
