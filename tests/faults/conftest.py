@@ -10,9 +10,13 @@ import pytest
 
 from cli.embedded import EmbeddedRedis
 from cli.embedded.directory import DataDirectory
+from cli.rehearsal import ModelServer
 from tests.conftest import MakeStack
 from tests.e2e.caller import Caller, calling
 from tests.faults.crew import PATIENT_MODEL, SHORT_LEASES, org_with_key
+from tests.faults.outside import outside_world
+from tests.faults.plans import SUB_AGENTS, TOOLS, Player
+from tests.faults.scene import Scene
 from tests.scripts import ScriptedModel
 from tests.stack import Stack
 
@@ -59,10 +63,26 @@ async def pair_caller(pair: Stack) -> AsyncIterator[Caller]:
         yield caller
 
 
+@pytest.fixture(scope="package")
+async def scene(make_stack: MakeStack) -> AsyncIterator[Scene]:
+    """A stack whose model plays plans; leases of a second."""
+    async with outside_world() as outside, ModelServer(Player(outside.url)) as player:
+        settings = {"OPENAI_BASE_URL": player.url, "LONGHAUL_EGRESS_ALLOW": outside.address, "LONGHAUL_SLOTS": "100"}
+        stack = await make_stack(**settings, **SHORT_LEASES)
+        async with calling(stack.url, (await org_with_key(stack))[1]) as caller:
+            tools = [*TOOLS.values()]
+            team = [{"name": name, "tools": tools} for name in SUB_AGENTS]
+            agent = await caller.agent(tools=tools, sub_agents=team, memory={"recall": False})
+            yield Scene(stack, outside, stack.workers[0], caller, agent)
+        await stack.stop()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed and isinstance(item, pytest.Function):
         stacks = [item.funcargs.get(name) for name in ("mortal", "pair")]
+        if isinstance(scene := item.funcargs.get("scene"), Scene):
+            stacks.append(scene.stack)
         report.sections += [("logs of the stack", stack.logs()) for stack in stacks if isinstance(stack, Stack)]
     return report

@@ -31,6 +31,10 @@ def _events(arguments: Sequence[Any], result: Any) -> int:
     return sum(len(piece.batch.events) for piece in arguments[1])
 
 
+def _poison(arguments: Sequence[Any], result: Any) -> int:
+    return "poison" in str(arguments)
+
+
 def _ends(arguments: Sequence[Any], result: Any) -> int:
     return sum(piece.batch.end is not None for piece in arguments[1])
 
@@ -54,6 +58,7 @@ CRASH_POINTS = {
     "before_tool": CrashPoint("before", "orchestrator.tools.toolbox:Toolbox._attempt"),
     # The outside has seen the call, and its outcome is not recorded yet.
     "after_tool": CrashPoint("after", "orchestrator.tools.toolbox:Toolbox._attempt"),
+    "before_poison": CrashPoint("before", "orchestrator.tools.toolbox:Toolbox._attempt", _poison),
     "before_end_commit": CrashPoint("before", "kernel.journal:Journal._commit", _ends),
     "after_end_commit": CrashPoint("after", "kernel.journal:Journal._commit", _ends),
     "before_hand_back": CrashPoint("before", "kernel.leases:Leases.hand_back"),
@@ -62,18 +67,20 @@ CRASH_POINTS = {
 
 
 def arm(crash_at: str) -> None:
-    """Lets this process kill itself at a point, written as `name:n`, when it is passed for the n-th time."""
-    name, _, number = crash_at.partition(":")
-    point, left = CRASH_POINTS[name], int(number)
+    """Lets this process kill itself at a point, written as `name:n`, when it is passed for the n-th time. With
+    `name:n:SIGSTOP` it freezes there, and goes on when it is told to."""
+    name, number, signal_name = [*crash_at.split(":"), "SIGKILL"][:3]
+    point, left, end = CRASH_POINTS[name], int(number), signal.Signals[signal_name]
     owner_name, _, attribute = point.target.rpartition(".")
     owner = pkgutil.resolve_name(owner_name)
     call = getattr(owner, attribute)
 
     def passed(arguments: Sequence[Any], result: Any) -> None:
         nonlocal left
+        before = left
         left -= point.passings(arguments, result)
-        if left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if before > 0 >= left:
+            os.kill(os.getpid(), end)
 
     @functools.wraps(call)
     async def mined(*arguments: Any, **named: Any) -> Any:

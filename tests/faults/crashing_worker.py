@@ -1,7 +1,8 @@
 """`python -m tests.faults.crashing_worker`: workers that die where the environment variable `CRASH_AT` says.
 
 `CRASH_AT="after_commit:7 before_tool:2"` forks one worker for each of its words, all loaded once; they differ from
-`python -m worker` in nothing else. Ends with 0 when each has died at its point or was told to stop.
+`python -m worker` in nothing else. Ends with 0 when each has died at its point or was told to stop. Those that froze
+at theirs go on at SIGCONT.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def fork(crash_at: str) -> int:
 
 
 def run() -> int:
-    """Forks them all and waits for them. SIGTERM is handed on."""
+    """Forks them all and waits for them. What it is told, it hands on."""
     crew = [fork(crash_at) for crash_at in os.environ["CRASH_AT"].split()]
 
     def hand_on(number: int, frame: object) -> None:
@@ -46,7 +47,7 @@ def run() -> int:
             except ProcessLookupError:
                 continue
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
         signal.signal(number, hand_on)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in crew]
     return 0 if set(codes) <= {0, -signal.SIGKILL} else 1

@@ -1,0 +1,72 @@
+"""Workers that freeze at a named point until others have done their work: thawed, they change nothing any more."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+
+import orjson
+import pytest
+
+from kernel.postgres import Pool
+from tests.faults.scene import Scene, scripted
+from tests.waiting import eventually
+
+TABLES = {
+    "runs": "id",
+    **dict.fromkeys(("events", "messages", "steps", "effects", "checkpoints"), "run_id"),
+    "checkpoint_writes": "split_part(thread_id, '/', 1)",
+}
+"""All that a run's owner writes, and for each how its rows are found."""
+
+AT = {
+    "the journal": [f"before_commit:{event}" for event in (1, 3, 8, 14, 27, 31, 38, 45, 52, 60)],
+    "a call's effect": [f"{point}_tool:{call}" for point in ("before", "after") for call in range(1, 6)],
+    "the end": ["before_end_commit:1", "before_end_commit:1"],
+}
+
+
+@pytest.mark.parametrize("write", AT)
+async def test_a_worker_that_was_frozen_past_its_lease_is_refused_when_it_writes(scene: Scene, write: str) -> None:
+    scene.steady.send(signal.SIGSTOP)
+    frozen = scene.doomed([f"{point}:SIGSTOP" for point in AT[write]])
+    plans = [scripted() for _ in AT[write]]
+    async with AsyncExitStack() as open_streams:
+        streams = [await open_streams.enter_async_context(scene.follow(plan)) for plan in plans]
+        run_ids = [(await stream.until("run_queued")).data["run_id"] for stream in streams]
+        await scene.until_claimed(run_ids, frozen)
+        scene.steady.send(signal.SIGCONT)
+        await asyncio.gather(*(stream.rest() for stream in streams))
+    histories = [await scene.checked(plan, stream) for plan, stream in zip(plans, streams, strict=True)]
+    assert {history.run["status"] for history in histories} == {"succeeded"}
+    zombies = {history.run["id"] for history in histories if history.run["epoch"] > 1}
+    assert len(zombies) > len(plans) / 2
+
+    before = await written(scene.stack.database, run_ids)
+    frozen.send(signal.SIGCONT)
+
+    async def all_refused() -> bool:
+        return zombies <= refused(frozen.log)
+
+    await eventually(all_refused, what="every zombie has learnt that its run is not its own")
+    frozen.send(signal.SIGTERM)
+    assert await frozen.wait() == 0, frozen.log
+    assert await written(scene.stack.database, run_ids) == before
+    for plan, stream in zip(plans, streams, strict=True):
+        await scene.checked(plan, stream)  # no effect either
+
+
+def refused(log: str) -> set[str]:
+    """The runs of which workers logged that they are theirs no more."""
+    entries = (orjson.loads(line) for line in log.splitlines() if line.startswith("{") and line.endswith("}"))
+    return {entry["run_id"] for entry in entries if entry["event"] in ("epoch_over", "run_lost")}
+
+
+async def written(database: Pool, run_ids: list[str]) -> dict[str, list[str]]:
+    """All rows of these runs."""
+    rows = {}
+    for table, run_id in TABLES.items():
+        query = f"SELECT t::text AS row FROM {table} t WHERE {run_id} = ANY ($1) ORDER BY 1"
+        rows[table] = [record["row"] for record in await database.fetch(query, run_ids)]
+    return rows
