@@ -9,7 +9,8 @@ LEFT JOIN (
 ) AS n USING (status)
 WHERE s.status <> 'queued'
 UNION ALL
-SELECT 'queued', count(*) FROM runs WHERE status IN ('queued', 'running') AND status = 'queued';
+SELECT 'queued', (SELECT count(*) FROM runs WHERE head AND status = 'queued')
+                 + (SELECT count(*) FROM runs WHERE status = 'queued' AND NOT head);
 
 -- Ids begin with the time of their birth in milliseconds, so the newest are one stretch of the primary key.
 -- name: runs_recent

@@ -54,7 +54,8 @@ class ClaimedRun:
     (step_id, call_id), `announced` whether one of them said `run_started`: known after `Leases.take_over`.
     `attempt` counts from 1; `deaths` are those of its owners in a row, without a finished step between;
     `left_by` says why the last owner is gone. `pickup_seconds` is the time from its creation to its first start,
-    `seconds_left` the time until its deadline, which may have passed.
+    `seconds_left` the time until its deadline, which may have passed. `vtag` is where in virtual time it was started,
+    `capped` whether its org or agent may run no more than so many at once.
     """
 
     id: str
@@ -83,6 +84,8 @@ class ClaimedRun:
     output_tokens: int = 0
     effects: dict[tuple[str, str], Effect] = field(default_factory=dict)
     announced: bool = False
+    vtag: float = 0.0
+    capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,8 @@ class Leases:
         self._history_limit = history_limit
 
     async def claim(self, limit: int, *, running: Sequence[str] = ()) -> list[ClaimedRun]:
-        """Up to `limit` runs, the fairest first, and none of `running`, which this worker has."""
+        """Up to `limit` runs: those whose owner is gone first, then the fairest; none of `running`, which this
+        worker has. Fewer may be had than there are, where caps are reached or others hold them just now."""
         rows = await self._db.fetch(
             SQL.claim,
             self.worker,

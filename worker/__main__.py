@@ -36,6 +36,7 @@ from orchestrator.tools.memory import Recall, Remember
 from orchestrator.tools.python import PythonTool
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.workflows import GRAPH_VERSION
+from worker.charges import Charges
 from worker.chores import Chores
 from worker.doorbell import Doorbell
 from worker.executor import Executor
@@ -83,7 +84,10 @@ async def work(settings: Settings) -> None:
         # A run that ends may let the next one of its session start: this worker looks for it itself.
         journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
         engine = Engine(db, models=models, toolbox=toolbox, memory=memory)
-        executor = Executor(leases=leases, journal=journal, engine=engine, slots=settings.slots, ring=bell.ring)
+        charges = Charges(db)
+        executor = Executor(
+            leases=leases, journal=journal, engine=engine, charges=charges, slots=settings.slots, ring=bell.ring
+        )
         stack.push_async_callback(executor.abandon)
         heartbeat = Heartbeat(
             executor,
@@ -100,6 +104,7 @@ async def work(settings: Settings) -> None:
             tasks.create_task(publisher.run(), name="publisher")
             tasks.create_task(journal.run(), name="journal")
             tasks.create_task(executor.run(), name="executor")
+            charging = tasks.create_task(charges.run(), name="charges")
             listening = [
                 tasks.create_task(Doorbell(waiting, executor).run(), name="doorbell"),
                 tasks.create_task(Chores(redis, executor, retention).run(), name="chores"),
@@ -112,6 +117,8 @@ async def work(settings: Settings) -> None:
                 task.cancel()
             await executor.drain(settings.grace_seconds, settings.effect_grace_seconds)
             await heartbeat.stop()
+            charging.cancel()
+            await charges.flush()
             try:
                 await leases.sign_off()
             except STORE_ERRORS as error:

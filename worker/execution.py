@@ -19,6 +19,7 @@ from kernel.journal import Journal
 from kernel.leases import ClaimedRun, HandBack, Leases, LeftBy
 from kernel.postgres import STORE_ERRORS, UNAVAILABLE
 from kernel.runlog import End, Owner, RunLog
+from kernel.shares import Used
 from orchestrator.brake import Brake, Braked
 from orchestrator.engine import Engine
 from worker.figures import Figures
@@ -54,7 +55,8 @@ class Execution:
         figures: Figures,
         ring: Callable[[int], Awaitable[None]],
     ) -> None:
-        started = time.monotonic()
+        self._started = started = time.monotonic()
+        self._used_before = Used()
         self.run = run
         self.brake = Brake()
         self.stuck = False
@@ -119,6 +121,12 @@ class Execution:
             self.stuck = True
             self._over.set_result(None)
 
+    def used(self) -> Used:
+        """What it has used in this slot so far."""
+        usage = self._pen.usage()
+        seconds = time.monotonic() - self._started
+        return Used(seconds, usage["input_tokens"], usage["output_tokens"]) - self._used_before
+
     # -- its life ------------------------------------------------------------------------------------------
 
     async def carry_out(self) -> None:
@@ -128,6 +136,7 @@ class Execution:
             if run.epoch > 1:
                 run, unfinished = await self._leases.take_over(run)
                 self._pen.take_over(unfinished, run.input_tokens, run.output_tokens, run.effects.values())
+                self._used_before = Used(0.0, run.input_tokens, run.output_tokens)
             self._announce(run)
             if run.deaths >= MOST_DEATHS:
                 _park(self._pen)
@@ -159,9 +168,14 @@ class Execution:
                 raise RuntimeError("the run was cancelled by nobody")
             return False
         error = work.exception()
-        if error is not None and not isinstance(error, Braked):
+        if isinstance(error, Braked):
+            return False
+        if error is not None and self._halted() and not isinstance(error, LeaseLost):
+            log.warning("run_failed_to_stop_in_order", error=repr(error))
+            return False
+        if error is not None:
             raise error
-        return error is None
+        return True
 
     def _halted(self) -> bool:
         return self._hard is not None

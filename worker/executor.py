@@ -15,6 +15,7 @@ from kernel.journal import Journal
 from kernel.leases import Asked, ClaimedRun, Leases
 from kernel.postgres import STORE_ERRORS
 from orchestrator.engine import Engine
+from worker.charges import Charges
 from worker.execution import Execution
 from worker.figures import Figures
 
@@ -25,11 +26,19 @@ class Executor:
     """`run()` is its task; it ends when `drain()` was called. `stuck` are runs whose code did not end when told to."""
 
     def __init__(
-        self, *, leases: Leases, journal: Journal, engine: Engine, slots: int, ring: Callable[[int], Awaitable[None]]
+        self,
+        *,
+        leases: Leases,
+        journal: Journal,
+        engine: Engine,
+        charges: Charges,
+        slots: int,
+        ring: Callable[[int], Awaitable[None]],
     ) -> None:
         self._leases = leases
         self._journal = journal
         self._engine = engine
+        self._charges = charges
         self._ring = ring
         self.slots = slots
         self.running: dict[str, Execution] = {}
@@ -129,6 +138,9 @@ class Executor:
         tasks = list(self._tasks)
         for execution in self.running.values():
             execution.lose()
+        await self._all_free(2.0)
+        for task in tasks:  # waits for a commit that nobody makes any more
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _all_free(self, patience: float) -> None:
@@ -167,14 +179,18 @@ class Executor:
     async def _occupy(self, execution: Execution) -> None:
         run = execution.run
         structlog.contextvars.bind_contextvars(run_id=run.id, session_id=run.session_id)
+        self._charges.begin(run, execution.used)
         try:
             await execution.carry_out()
         finally:
+            self._charges.end(run)
             if self.running.get(run.id) is execution:
                 del self.running[run.id]
             if execution.stuck:
                 self.stuck.append(run.id)
                 self.figures.stuck += 1
             self._slot_freed.set()
-            if self._tokens:
+            if run.capped:  # its place under the cap is free again, and no bell says so
+                self.look()
+            elif self._tokens:
                 self._wake.set()

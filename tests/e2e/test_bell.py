@@ -27,6 +27,7 @@ from tests.history import assert_history
 from tests.scripts import ScriptedModel
 from tests.stack import Stack
 from tests.waiting import eventually
+from worker.charges import Charges
 from worker.chores import Chores
 from worker.executor import Executor
 from worker.retention import Policies, Retention
@@ -108,6 +109,7 @@ async def test_arq_wakes_the_executor_when_the_list_is_lost(
         leases=Leases(own_database, worker="host:1", lease_seconds=10),
         journal=journal,
         engine=engine,
+        charges=Charges(own_database),
         slots=5,
         ring=bell.ring,
     )

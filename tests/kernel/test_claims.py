@@ -8,8 +8,8 @@ from itertools import chain
 from kernel.checkpoints import CheckpointRow
 from kernel.ids import new_id
 from kernel.postgres import Pool
-from kernel.runlog import NewMessage
-from kernel.runs import cancel
+from kernel.runlog import NewMessage, NewStep
+from kernel.runs import cancel, pause
 from kernel.tenants import ensure_org
 from tests.kernel.writing import FINISHED, Writer, ask, expire, log_of, worker
 
@@ -70,19 +70,28 @@ async def test_a_run_whose_lease_ran_out_is_claimed_before_the_queue_with_the_ne
     assert [run.id for run in await worker(own_database, "new:2").claim(0)] == []
     await expire(own_database, dead.id)
     [claimed] = await worker(own_database, "new:2").claim(1)
-    assert (claimed.id, claimed.epoch, claimed.attempt) == (dead.id, 2, 2)
+    assert (claimed.id, claimed.epoch, claimed.attempt, claimed.left_by) == (dead.id, 2, 2, "died")
 
 
-async def test_a_renewed_lease_keeps_a_run_and_tells_of_a_cancel(own_database: Pool, own_org: str) -> None:
+async def test_a_renewed_lease_keeps_a_run(own_database: Pool, own_org: str) -> None:
     run = await ask(own_database, own_org)
     mine = worker(own_database, lease=60)
     [claimed] = await mine.claim(1)
     before = await own_database.fetchval("SELECT lease_until FROM runs")
-    assert await mine.renew({run.id: claimed.epoch}) == {run.id: False}
+    assert await mine.renew({run.id: claimed.epoch}) == {run.id}
     assert await own_database.fetchval("SELECT lease_until FROM runs") > before
-    await cancel(own_database, own_org, run.id)
-    assert await mine.renew({run.id: claimed.epoch}) == {run.id: True}
-    assert await mine.cancel_requests([run.id]) == [run.id]
+
+
+async def test_a_worker_learns_what_callers_ask_of_its_runs(own_database: Pool, own_org: str) -> None:
+    cancelled, paused, both, unasked = [await ask(own_database, own_org) for _ in range(4)]
+    mine = worker(own_database)
+    owned = [run.id for run in await mine.claim(4)]
+    for run in (paused, both):
+        await pause(own_database, own_org, run.id)
+    for run in (cancelled, both):
+        await cancel(own_database, own_org, run.id)
+    assert unasked.id in owned
+    assert await mine.requests(owned) == {cancelled.id: "cancelled", paused.id: "paused", both.id: "cancelled"}
 
 
 async def test_a_lease_is_not_renewed_under_an_old_epoch(own_database: Pool, own_org: str) -> None:
@@ -91,8 +100,8 @@ async def test_a_lease_is_not_renewed_under_an_old_epoch(own_database: Pool, own
     await old.claim(1)
     await expire(own_database, run.id)
     await worker(own_database, "new:2").claim(1)
-    assert await old.renew({run.id: 1}) == {}
-    assert await old.hand_back({run.id: 1}) == []
+    assert await old.renew({run.id: 1}) == set()
+    assert await old.hand_back({run.id: 1}, "drained") == []
     assert await own_database.fetchval("SELECT worker FROM runs") == "new:2"
 
 
@@ -100,9 +109,9 @@ async def test_a_run_that_is_handed_back_is_claimed_again_without_a_charge(own_d
     run = await ask(own_database, own_org)
     leaving = worker(own_database, "leaving:1")
     [claimed] = await leaving.claim(1)
-    assert await leaving.hand_back({run.id: claimed.epoch}) == [run.id]
+    assert await leaving.hand_back({run.id: claimed.epoch}, "drained") == [run.id]
     [again] = await worker(own_database, "staying:2").claim(1)
-    assert (again.id, again.epoch, again.attempt) == (run.id, 2, 1)
+    assert (again.id, again.epoch, again.attempt, again.left_by) == (run.id, 2, 1, "drained")
 
 
 async def test_who_handed_a_run_back_writes_no_more(own_database: Pool, own_org: str, writer: Writer) -> None:
@@ -110,7 +119,7 @@ async def test_who_handed_a_run_back_writes_no_more(own_database: Pool, own_org:
     leaving = worker(own_database, "leaving:1")
     [claimed] = await leaving.claim(1)
     pen = writer.pen(claimed)
-    await leaving.hand_back({run.id: claimed.epoch})
+    await leaving.hand_back({run.id: claimed.epoch}, "drained")
     pen.end(FINISHED)
     outcome = (await asyncio.gather(pen.committed(), return_exceptions=True))[0]
     assert isinstance(outcome, Exception)
@@ -142,6 +151,7 @@ async def test_the_next_owner_is_told_what_the_last_one_left(own_database: Pool,
     pen.say("message", {"message_id": "msg_whole", "role": "assistant", "content": "text"})
     pen.discard("msg_void")
     pen.record_message(NewMessage(new_id("msg"), "", 1, "assistant", "kept"))
+    pen.record_step(NewStep("0-think", "", "THINK", 0.1))
     pen.stage_checkpoint(CheckpointRow(run.id, "", "c1", None, "msgpack", b"state", b"metadata"))
     await pen.committed()
     await expire(own_database, run.id)
