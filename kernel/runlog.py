@@ -125,6 +125,7 @@ class RunLog:
         self._wake_soon = wake_soon
         self._pending = Batch()
         self._parked: dict[str, Batch] = {}
+        self._finished: dict[tuple[str, str], NewStep] = {}
         self._chunk_id: str | None = None
         self._chunk_path = ""
         self._chunk_text: list[str] = []
@@ -179,6 +180,10 @@ class RunLog:
         fields = {"message_id": message_id} | ({"path": path} if path else {})
         self.say("message_discarded", fields, urgent=False)
 
+    def streams(self, message_id: str) -> bool:
+        """Whether chunks of this message went through this pen, and nothing yet that completes or discards it."""
+        return message_id in self._open_messages
+
     def discard_open(self, path: str) -> None:
         """Discards the messages of agent `path` that were begun and are not complete."""
         for message_id in [id for id, its_path in self._open_messages.items() if its_path == path]:
@@ -201,8 +206,9 @@ class RunLog:
             self._pending.messages.append(encode_json(asdict(result)))
         self._wake_soon(self)
 
-    # What a step concludes is parked by its agent's path until the graph hands over what the step has written:
-    # then all of it commits together. A step that is cut short leaves none of it behind, and is done again.
+    # What a step concludes is parked until the graph hands over what this very step has written: then all of it
+    # commits together. A step that is cut short leaves none of it behind, and is done again. ACT and DELEGATE may
+    # stand side by side at a path and park their steps alone; the others have the path to themselves.
 
     def conclude(self, path: str, type: EventType, fields: dict[str, Any]) -> None:
         """Adds an event that belongs to the end of a step."""
@@ -215,25 +221,32 @@ class RunLog:
 
     def record_step(self, step: NewStep) -> None:
         """Keeps a finished step."""
-        self._park(step.path).steps.append(step)
+        self._finished[step.path, step.state] = step
 
     def stage_checkpoint(self, row: CheckpointRow) -> None:
         """Adds a checkpoint. Of those that wait together only a thread's newest is written: it holds the rest."""
         if self.ended:
             return
-        self._unpark(self._path_of(row.thread_id))
+        path = self._path_of(row.thread_id)
+        for at, state in list(self._finished):
+            if at == path:
+                self._release(path, state)
         key = (row.thread_id, row.checkpoint_ns)
         self._pending.writes = [w for w in self._pending.writes if (w.thread_id, w.checkpoint_ns) != key]
+        replaced = self._pending.checkpoints.get(key)
+        if replaced is not None and replaced.checkpoint_id == row.parent_id:
+            row = replace(row, parent_id=replaced.parent_id)
         self._pending.checkpoints[key] = row
         self._wake_soon(self)
 
-    def stage_writes(self, rows: Sequence[CheckpointWriteRow]) -> None:
-        """Adds the writes of a finished task of the graph."""
-        if not self.ended:
-            for path in {self._path_of(row.thread_id) for row in rows}:
-                self._unpark(path)
-            self._pending.writes.extend(rows)
-            self._wake_soon(self)
+    def stage_writes(self, rows: Sequence[CheckpointWriteRow], finished: str | None) -> None:
+        """Adds what a task of the graph has written: the output of a `finished` state, or what stopped it."""
+        if self.ended or not rows:
+            return
+        if finished is not None:
+            self._release(self._path_of(rows[0].thread_id), finished)
+        self._pending.writes.extend(rows)
+        self._wake_soon(self)
 
     def rest(self, because: Rest) -> None:
         """Leaves the run as it stands after its last finished step: it waits without an owner until somebody resumes
@@ -243,6 +256,7 @@ class RunLog:
         for message_id in list(self._open_messages):
             self.discard(message_id)
         self._parked.clear()  # a step that was cut short is done again
+        self._finished.clear()
         self.say("run_waiting", {"reason": because}, urgent=False)
         self._pending.rest = because
         self.ended = True
@@ -258,6 +272,8 @@ class RunLog:
             return
         for message_id in list(self._open_messages):
             self.discard(message_id)
+        for path, state in list(self._finished):
+            self._release(path, state)
         for path in list(self._parked):
             self._unpark(path)
         for effect in list(self._calls.values()):
@@ -324,13 +340,18 @@ class RunLog:
     def _park(self, path: str) -> Batch:
         return self._parked.setdefault(path, Batch())
 
+    def _release(self, path: str, state: str) -> None:
+        step = self._finished.pop((path, state), None)
+        if step is not None:
+            self._unpark(path)
+            self._pending.steps.append(step)
+
     def _unpark(self, path: str) -> None:
         parked = self._parked.pop(path, None)
         if parked is not None:
             self._close_chunk()
             self._pending.events.extend(parked.events)
             self._pending.messages.extend(parked.messages)
-            self._pending.steps.extend(parked.steps)
 
     def _close_chunk(self) -> None:
         if self._chunk_id is not None:

@@ -20,7 +20,7 @@ Run graphs with durability "sync": then a refused state stops the graph before i
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any, Protocol, cast
 
 import asyncpg
@@ -36,6 +36,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_id,
     get_checkpoint_metadata,
 )
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.constants import START
 from langgraph.types import Interrupt, Overwrite, Send
 
@@ -76,6 +77,8 @@ _PATH_LIMIT = 200  # characters
 _PAGE = 100  # rows
 # What has run in a state that the input alone makes: the loop's own bookkeeping and the entry of the graph.
 _BEFORE_ANY_NODE = frozenset({"__input__", "__interrupt__", START})
+# What a task that did not come to its end has written.
+_NO_OUTPUT = frozenset({ERROR, INTERRUPT})
 
 
 class CheckpointRefused(LonghaulError):
@@ -92,7 +95,8 @@ class CheckpointSink(Protocol):
 
     def stage_checkpoint(self, row: CheckpointRow) -> None: ...
 
-    def stage_writes(self, rows: Sequence[CheckpointWriteRow]) -> None: ...
+    def stage_writes(self, rows: Sequence[CheckpointWriteRow], finished: str | None) -> None:
+        """`finished` is the node whose output this is; None: it failed, or was interrupted."""
 
     async def committed(self) -> None:
         """Waits until all that was staged so far is in Postgres."""
@@ -232,12 +236,15 @@ class PostgresCheckpoints(BaseCheckpointSaver[int]):
         )
         if self._sink is None:
             await self._pool.execute(SQL.put_checkpoint, self._org_id, *astuple(row), told.get("run_id"))
-        elif checkpoint["versions_seen"].keys() <= _BEFORE_ANY_NODE:
-            self._held[thread_id, namespace] = row
         else:
-            self._held.pop((thread_id, namespace), None)
-            self._staged.add(thread_id)
-            self._sink.stage_checkpoint(row)
+            held = self._held.pop((thread_id, namespace), None)
+            if held is not None and held.checkpoint_id == row.parent_id:
+                row = replace(row, parent_id=held.parent_id)  # the one held back will never be stored
+            if checkpoint["versions_seen"].keys() <= _BEFORE_ANY_NODE:
+                self._held[thread_id, namespace] = row
+            else:
+                self._staged.add(thread_id)
+                self._sink.stage_checkpoint(row)
         return _address(thread_id, namespace, row.checkpoint_id)
 
     async def aput_writes(
@@ -273,7 +280,8 @@ class PostgresCheckpoints(BaseCheckpointSaver[int]):
         if from_held:
             self._release(self._sink, thread_id, namespace)
         self._staged.add(thread_id)
-        self._sink.stage_writes(rows)
+        stopped = any(channel in _NO_OUTPUT for channel, _ in writes)
+        self._sink.stage_writes(rows, None if stopped else task_path.rpartition(", ")[2])
 
     def _release(self, sink: CheckpointSink, thread_id: str, namespace: str) -> None:
         held = self._held.pop((thread_id, namespace), None)

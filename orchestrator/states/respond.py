@@ -12,6 +12,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
+from kernel.ids import new_id
 from kernel.runlog import End
 from orchestrator.context import RunContext
 from orchestrator.state import GraphState
@@ -26,8 +27,10 @@ async def respond(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, 
     if failure is not None:
         context.log.conclude(context.path, "error", context.named(dict(failure)))
     elif answer is not None:
-        context.transcript.add_assistant(state["position"], AIMessage(answer["text"]), answer["message_id"])
-        message = {"message_id": answer["message_id"], "role": "assistant", "content": answer["text"]}
+        # What an earlier owner of the run streamed of it has been discarded: then it comes as another message.
+        message_id = answer["message_id"] if context.log.streams(answer["message_id"]) else new_id("msg")
+        context.transcript.add_assistant(state["position"], AIMessage(answer["text"]), message_id)
+        message = {"message_id": message_id, "role": "assistant", "content": answer["text"]}
         context.log.conclude(context.path, "message", context.named(message))
     context.leave(step_id, "RESPOND", time.perf_counter() - started)
     if not context.path:

@@ -119,7 +119,7 @@ async def test_a_refused_epoch_writes_nothing_and_the_others_of_its_batch_are_wr
         pen.record_message(NewMessage(f"msg_{pen.owner.run_id[4:]}", "", 1, "assistant", "hi"))
         pen.record_step(NewStep("0-think", "", "THINK", 0.1))
         pen.stage_checkpoint(checkpoint(pen.owner.run_id))
-        pen.stage_writes([CheckpointWriteRow(pen.owner.run_id, "", "c1", "t1", 0, "ch", "msgpack", b"v", "")])
+        pen.stage_writes([CheckpointWriteRow(pen.owner.run_id, "", "c1", "t1", 0, "ch", "msgpack", b"v", "")], "THINK")
         pen.say("run_started", {})
     outcomes = await asyncio.gather(*(pen.committed() for pen in pens), return_exceptions=True)
 

@@ -87,7 +87,7 @@ async def commit(
         SQL.commit,
         *([run_id], [session_id], [epoch], [batch], [count]),
         *([1] * count, places, [type for type, _ in events], [data for _, data in events]),
-        *(None, None, None),
+        *([None] * 5),
         *([[]] * 8),
         *([[]] * 10),
     )

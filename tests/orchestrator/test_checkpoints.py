@@ -336,7 +336,7 @@ class Pen:
     def stage_checkpoint(self, row: CheckpointRow) -> None:
         self.staged.append(row)
 
-    def stage_writes(self, rows: Sequence[CheckpointWriteRow]) -> None:
+    def stage_writes(self, rows: Sequence[CheckpointWriteRow], finished: str | None) -> None:
         self.staged.append(rows)
 
     async def committed(self) -> None:
