@@ -17,7 +17,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Final
 
 import structlog
@@ -77,7 +76,7 @@ class Retention:
 
     Args:
         rows: removed in one transaction at most. Marks on runs that are dealt with come on top, 200 at most.
-        seconds: after so many a pass ends, done or not.
+        seconds: after so many a pass ends, done or not, but not before each policy has had a batch.
     """
 
     def __init__(self, db: Pool, policies: Policies, *, rows: int = 2_000, seconds: float = 40.0) -> None:
@@ -98,21 +97,25 @@ class Retention:
         begun = time.monotonic()
         removed = Removed()
         await self._db.execute(SQL.forget_dead_workers)
-        batches: list[Batch] = [self._forget_keys]
-        if self._policies.slim_after is not None:
-            batches.append(partial(self._slim_runs, self._policies.slim_after))
-        if self._policies.events is not None:
-            batches.append(partial(self._forget_events, self._policies.events))
-        if self._policies.sessions is not None:
-            batches.append(partial(self._forget_sessions, self._policies.sessions))
-        while batches and time.monotonic() - begun < self._seconds:
+        batches: list[Batch] = [self._forget_keys, self._shorten_logs, self._forget_sessions]
+        while batches:
             batches = [batch for batch in batches if await _at_ease(batch, removed)]
+            if time.monotonic() - begun >= self._seconds:
+                break
         counts = asdict(removed)
         if any(counts.values()):
             log.info("retention", **counts, seconds=round(time.monotonic() - begun, 3), behind=bool(batches))
         return removed
 
-    # Each of these is one transaction. True: there may be more to do.
+    # Each of these is a batch: one transaction, or one of each kind. True: there may be more to do.
+
+    async def _shorten_logs(self, removed: Removed) -> bool:
+        more = False
+        if (age := self._policies.slim_after) is not None:
+            more = await self._slim_runs(age, removed)
+        if (age := self._policies.events) is not None:  # of runs that are slim by now
+            more = await self._forget_events(age, removed) or more
+        return more
 
     async def _slim_runs(self, age: float, removed: Removed) -> bool:
         row = await self._db.fetchrow(SQL.slim_runs, LOCK, age, _RUNS, self._rows)
@@ -134,7 +137,10 @@ class Retention:
             self._below = None
         return True
 
-    async def _forget_sessions(self, age: float, removed: Removed) -> bool:
+    async def _forget_sessions(self, removed: Removed) -> bool:
+        age = self._policies.sessions
+        if age is None:
+            return False
         if not self._idle:
             row = await self._db.fetchrow(SQL.idle_sessions, age, self._walked, _SESSIONS_LOOKED_AT)
             assert row is not None
