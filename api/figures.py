@@ -68,6 +68,8 @@ COUNTERS: Final = (
     WorkerFigure("longhaul_worker_claims", "Runs claimed.", ("claimed",)),
     WorkerFigure("longhaul_worker_resumes", "Of these, runs that had been started before.", ("resumed",)),
     WorkerFigure("longhaul_worker_lost", "Runs whose lease was lost.", ("lost",)),
+    WorkerFigure("longhaul_worker_handed_back", "Runs handed back to the queue unfinished.", ("handed_back",)),
+    WorkerFigure("longhaul_worker_stuck", "Runs whose code did not end when told to.", ("stuck",)),
     WorkerFigure("longhaul_journal_flushes", "Group commits of the journal.", ("journal", "commits")),
     WorkerFigure("longhaul_journal_slices", "Batches of single runs in them.", ("journal", "slices")),
     WorkerFigure("longhaul_journal_events", "Events in them.", ("journal", "events")),

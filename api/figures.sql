@@ -19,11 +19,11 @@ WHERE id > 'run_' || lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - 36
 GROUP BY status;
 
 -- name: queue_claimable
-SELECT count(*) FROM runs WHERE head AND status = 'queued';
+SELECT count(*) FROM runs WHERE head AND status = 'queued' AND pause_requested_at IS NULL;
 
 -- name: queue_oldest
 SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8
-FROM runs WHERE head AND status = 'queued';
+FROM runs WHERE head AND status = 'queued' AND pause_requested_at IS NULL;
 
 -- name: workers
 SELECT count(*) FROM workers WHERE seen_at > now() - interval '15 seconds';

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.deployment import with_database
 from cli.dev import DataDir
 from cli.migrate import DatabaseUrl
 
 if TYPE_CHECKING:
     from kernel.postgres import Pool
     from kernel.tenants import ApiKey, NewKey
-
-T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 
@@ -39,7 +36,7 @@ def create(
         org_id = await ensure_org(pool, org)
         return await create_key(pool, org_id, name=name, user_id=user, scopes=scope or ("read", "write"))
 
-    made = _with_database(work, database_url, data_dir)
+    made = with_database(work, database_url, data_dir)
     typer.echo(made.secret.get_secret_value())
     typer.echo(f"{made.key.id}: keep it now, it is not shown again", err=True)
 
@@ -53,7 +50,7 @@ def list_(org: Org = "default", database_url: DatabaseUrl = None, data_dir: Data
 
         return await list_keys(pool, await _org_id(pool, org))
 
-    for key in _with_database(work, database_url, data_dir):
+    for key in with_database(work, database_url, data_dir):
         state = "revoked" if key.revoked_at else "live"
         user = f" user {key.user_id}" if key.user_id else ""
         typer.echo(f"{key.id}  {state:7}  {key.created_at:%Y-%m-%d %H:%M}  {','.join(key.scopes)}{user}  {key.name}")
@@ -73,7 +70,7 @@ def revoke(
 
         return await revoke_key(pool, await _org_id(pool, org), key_id)
 
-    revoked = _with_database(work, database_url, data_dir)
+    revoked = with_database(work, database_url, data_dir)
     typer.echo(f"revoked {revoked.id} ({revoked.name}); API processes may take it for ten seconds more")
 
 
@@ -85,16 +82,3 @@ async def _org_id(pool: Pool, name: str) -> str:
     if found is None:
         raise NotFound(f"There is no org named {name}.", suggestions=("longhaul keys create makes one",))
     return found
-
-
-def _with_database(work: Callable[[Pool], Awaitable[T]], database_url: str | None, data_dir: DataDir) -> T:
-    from cli.database import database
-    from cli.state import default_directory, find_running
-
-    target = database_url or find_running(data_dir or default_directory()).database_url
-
-    async def connected() -> T:
-        async with database(target) as pool:
-            return await work(pool)
-
-    return asyncio.run(connected())

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import demo, dev, keys, migrate, processes, run
+from cli import demo, dev, keys, migrate, orgs, processes, run, workers
 from kernel.errors import LonghaulError
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app.command()(dev.dev)
 app.command()(run.run)
 app.command()(migrate.migrate)
 app.add_typer(keys.app, name="keys")
+app.add_typer(orgs.app, name="orgs")
+app.command()(workers.workers)
 app.command()(processes.api)
 app.command()(processes.worker)
 

@@ -35,7 +35,7 @@ def _longhaul(*arguments: str, **environment: str) -> subprocess.CompletedProces
 def test_help_names_every_command_without_loading_the_graph() -> None:
     answer = _longhaul("--help", PYTHONPROFILEIMPORTTIME="1")
     assert answer.returncode == 0
-    for command in ("demo", "dev", "run", "migrate", "keys", "api", "worker"):
+    for command in ("demo", "dev", "run", "migrate", "keys", "workers", "api", "worker"):
         assert f" {command} " in answer.stdout
     for heavy in ("langgraph", "langchain_openai", "aiohttp", "asyncpg", "starlette"):
         assert f"| {heavy}\n" not in answer.stderr.replace("|   ", "| ")
@@ -57,7 +57,7 @@ def test_bad_usage_is_named_with_exit_code_2(arguments: list[str], complaint: st
     assert complaint in answer.stderr
 
 
-@pytest.mark.parametrize("arguments", [["run", "hello"], ["migrate"], ["keys", "list"]])
+@pytest.mark.parametrize("arguments", [["run", "hello"], ["migrate"], ["keys", "list"], ["workers"]])
 def test_without_a_stack_the_commands_say_how_to_start_one(arguments: list[str], data_dir: Path) -> None:
     answer = _longhaul(*arguments, "--data-dir", str(data_dir))
     assert answer.returncode == 1

@@ -162,6 +162,12 @@ def test_a_key_is_shown_once_works_and_can_be_revoked(stack: DevStack) -> None:
     assert "There is no org named nobody" in missing.stderr
 
 
+def test_its_worker_is_on_the_list_of_workers(stack: DevStack) -> None:
+    [line] = _longhaul("workers", "--data-dir", str(stack.data_dir)).stdout.splitlines()
+    assert " live " in line
+    assert " of 20 slots " in line
+
+
 def test_the_schema_is_up_to_date_already(stack: DevStack) -> None:
     assert _longhaul("migrate", "--data-dir", str(stack.data_dir)).stdout == "the schema is up to date\n"
 
