@@ -52,13 +52,16 @@ class MemoryConfig(_Part):
 
 
 class AgentLimits(_Part):
-    """What one run may use. A run's own budget can lower these, never raise them."""
+    """What one run may use, which its own budget can lower and never raise; and how many may run."""
 
     max_steps: int = Field(default=25, ge=1, le=100)
     max_tool_calls: int = Field(default=50, ge=1, le=500)
     max_depth: int = Field(default=2, ge=0, le=4, description="levels of delegation")
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
     timeout_seconds: int = Field(default=3600, ge=1, le=86_400)
+    max_running: int | None = Field(
+        default=None, ge=1, le=10_000, description="runs of the agent, at whatever version, that may run at once"
+    )
 
 
 class _Actor(_Part):
@@ -136,9 +139,9 @@ async def create_agent(db: Pool | Connection, org_id: str, config: AgentConfig) 
         async with db.acquire() as connection, connection.transaction():
             return await create_agent(connection, org_id, config)
     agent_id = new_id("agt")
-    if await db.fetchval(SQL.add, agent_id, org_id, config.name) is None:
+    if await db.fetchval(SQL.add, agent_id, org_id, config.name, config.limits.max_running) is None:
         raise _name_taken(config.name)
-    row = await db.fetchrow(SQL.add_version, org_id, agent_id, config.model_dump_json())
+    row = await db.fetchrow(SQL.add_version, org_id, agent_id, _stored(config))
     assert row is not None
     return Agent(**row)
 
@@ -169,10 +172,10 @@ async def update_agent(db: Pool, org_id: str, agent_id: str, changes: Mapping[st
         if config == before:
             return agent
         try:
-            await connection.execute(SQL.advance, org_id, agent_id, config.name)
+            await connection.execute(SQL.advance, org_id, agent_id, config.name, config.limits.max_running)
         except asyncpg.UniqueViolationError:
             raise _name_taken(config.name) from None
-        row = await connection.fetchrow(SQL.add_version, org_id, agent_id, config.model_dump_json())
+        row = await connection.fetchrow(SQL.add_version, org_id, agent_id, _stored(config))
         assert row is not None
         return Agent(**row)
 
@@ -208,6 +211,12 @@ async def list_versions(
     if not rows and before is None:
         raise NotFound(f"There is no agent {agent_id}.", field="agent_id")
     return [Agent(**row) for row in rows]
+
+
+def _stored(config: AgentConfig) -> str:
+    # A release that does not know the cap could not read a configuration that names it.
+    unset = {"limits": {"max_running"}} if config.limits.max_running is None else None
+    return config.model_dump_json(exclude=unset)
 
 
 def _found(row: asyncpg.Record | None, agent_id: str) -> Agent:

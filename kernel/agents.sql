@@ -1,7 +1,7 @@
 -- Agents and their versions.
 
 -- name: add
-INSERT INTO agents (id, org_id, name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING id;
+INSERT INTO agents (id, org_id, name, max_running) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING id;
 
 -- name: add_version
 WITH version AS (
@@ -28,7 +28,7 @@ ORDER BY a.id DESC
 LIMIT $3;
 
 -- name: advance
-UPDATE agents SET name = $3, version = version + 1, updated_at = now() WHERE org_id = $1 AND id = $2;
+UPDATE agents SET name = $3, max_running = $4, version = version + 1, updated_at = now() WHERE org_id = $1 AND id = $2;
 
 -- name: delete
 UPDATE agents SET deleted_at = now()

@@ -12,7 +12,14 @@ from kernel.postgres import Pool
 from kernel.tenants import ensure_org
 from tests.api.checks import ok, problem
 
-LIMITS = {"max_steps": 25, "max_tool_calls": 50, "max_depth": 2, "max_tokens": None, "timeout_seconds": 3600}
+LIMITS = {
+    "max_steps": 25,
+    "max_tool_calls": 50,
+    "max_depth": 2,
+    "max_tokens": None,
+    "timeout_seconds": 3600,
+    "max_running": None,
+}
 
 
 def nested(levels: int) -> list[dict[str, Any]]:
