@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from api.endpoint import PATH_SHAPES, Endpoint
 from api.intake import IDEMPOTENCY_KEY_PATTERN
 from api.problems import ProblemView
-from kernel.events import EVENT_TYPES
+from kernel.events import STREAM_TYPES
 
 _REF: Final = "#/components/schemas/{model}"
 _NO_NUL: Final = r"^[^\u0000]*$"
@@ -44,11 +44,12 @@ _EVENT: Final = {
     "description": "One event of a stream.",
     "properties": {
         "id": {"type": "string", "description": "its seq", "pattern": "^[0-9]+$"},
-        "event": {"type": "string", "enum": list(EVENT_TYPES)},
+        "event": {"type": "string", "enum": list(STREAM_TYPES)},
         "data": {
             "type": "string",
             "contentMediaType": "application/json",
-            "description": "an object with seq, session_id, run_id, at and the fields of the event's type",
+            "description": "an object with seq, session_id, run_id (null in the `reset` of a session's stream), at and "
+            "the fields of the event's type",
         },
     },
 }

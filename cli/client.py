@@ -67,6 +67,8 @@ class Client:
                         raise _Again(_refusal(answer.status, await answer.read()))
                     if answer.status >= 400:
                         raise _refusal(answer.status, await answer.read())
+                    if answer.status == 204:
+                        return  # the run has ended, and all that is kept of its log has been seen
                     run_id = run_id or _run_in(answer.headers.get("Location", ""))
                     async for event in _events(answer):
                         if event.seq <= last:

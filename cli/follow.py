@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,7 @@ class Transcript:
         self._as_json = as_json
         self._began = time.monotonic()
         self._streaming: tuple[str, str] | None = None  # what the open line holds: event type, and whose
-        self._shown: set[str] = set()
+        self._shown: dict[str, str] = {}  # the text of messages as far as it was streamed
 
     async def follow(self, events: AsyncIterator[Event]) -> Outcome:
         """Shows events to the last one."""
@@ -106,6 +106,8 @@ class Transcript:
         elif event.type == "tool_result":
             outcome.tools_ok += fields.get("status") == "ok"
             outcome.tool_ms += int(fields.get("duration_ms") or 0)
+        elif event.type == "reset":
+            _keep_snapshot(outcome, fields.get("snapshot") or {})
         elif event.type == "error":
             outcome.error = dict(fields)
         elif event.type == "done":
@@ -121,9 +123,10 @@ class Transcript:
             self._end_line()
             self._console.print(self._head(event, Text("")), end="")
             self._streaming = source
-            self._shown.add(message)
+        piece = str(event.fields.get("text", ""))
+        self._shown[message] = self._shown.get(message, "") + piece
         style = "italic" if event.type == "tool_thinking" else ""
-        self._console.print(Text(harmless(str(event.fields.get("text", ""))), style=style), end="")
+        self._console.print(Text(harmless(piece), style=style), end="")
 
     def _end_line(self) -> None:
         if self._streaming is not None:
@@ -165,9 +168,10 @@ class Transcript:
             case "delegate_result":
                 return _named(get("agent"), get("result"))
             case "message":
-                if get("message_id") in self._shown or get("role") != "assistant":
+                text = _plain(get("content"))
+                if self._shown.pop(str(get("message_id")), None) == text or get("role") != "assistant":
                     return None
-                return Text(harmless(_plain(get("content"))))
+                return Text(harmless(text))  # none of it was streamed, or not all of it
             case "message_discarded":
                 return Text("the partial answer above is void", style="dim")
             case "approval_required":
@@ -176,6 +180,8 @@ class Transcript:
                 return Text(harmless(f"{get('decision')} by {get('by')}"))
             case "run_waiting":
                 return Text(_short(get("reason")))
+            case "reset":
+                return Text(_past(get("snapshot") or {}), style="dim")
             case "usage":
                 return Text(f"{get('input_tokens')} tokens in, {get('output_tokens')} out", style="dim")
             case "error":
@@ -203,10 +209,31 @@ _LABELS = {
     "message_discarded": ("discarded", "yellow"),
     "approval_required": ("approval", "yellow"),
     "approval_resolved": ("approval", "yellow"),
+    "reset": ("reset", "yellow"),
     "usage": ("usage", "dim"),
     "error": ("error", "bold red"),
     "done": ("done", "bold"),
 }
+
+
+def _keep_snapshot(outcome: Outcome, run: Mapping[str, Any]) -> None:
+    """What is known of a run whose events are gone."""
+    if run.get("finished_at"):
+        outcome.status = str(run.get("status", ""))
+        outcome.finish_reason = str(run.get("finish_reason") or "")
+        outcome.answer = str(run.get("answer") or "")
+        outcome.usage = dict(run.get("usage") or {})
+        outcome.error = dict(run.get("error") or {})
+
+
+def _past(snapshot: Mapping[str, Any]) -> str:
+    """What a `reset` tells instead of the events that are gone: of a run its status and answer, else how much was
+    said."""
+    if "messages" in snapshot:
+        more = "or more " if snapshot.get("truncated") else ""
+        return f"earlier events are no longer kept; {len(snapshot['messages'])} {more}messages came before"
+    answer = f": {_short(snapshot['answer'])}" if snapshot.get("answer") else ""
+    return harmless(f"earlier events are no longer kept; the run {snapshot.get('status')}{answer}")
 
 
 def _named(name: object, value: object) -> Text:

@@ -36,6 +36,8 @@ EventType: TypeAlias = Literal[
 ]
 
 EVENT_TYPES: Final[tuple[str, ...]] = get_args(EventType)
+STREAM_TYPES: Final = (*EVENT_TYPES, "reset")
+"""What a stream may hold: beside the entries of the log, what stands in for those that are no longer kept."""
 
 RunStatus: TypeAlias = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled", "expired"]
 RUN_STATUSES: Final[tuple[str, ...]] = get_args(RunStatus)

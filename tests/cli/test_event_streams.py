@@ -45,6 +45,7 @@ class BreakingServer:
         self.submissions: list[str] = []
         self.resumed_after: list[str] = []
         self.refuse_first = 0
+        self.seen_after: int | None = None  # the resume that is told that there is no more
         self.refusal = 503
 
     async def submit(self, request: web.Request) -> web.StreamResponse:
@@ -56,6 +57,8 @@ class BreakingServer:
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         self.resumed_after.append(request.headers["Last-Event-ID"])
+        if len(self.resumed_after) == self.seen_after:
+            return web.Response(status=204)
         return await self._one(request, int(request.headers["Last-Event-ID"]) + 1)
 
     async def _one(self, request: web.Request, seq: int) -> web.StreamResponse:
@@ -112,3 +115,11 @@ async def test_a_refusal_is_told_with_its_problem_and_not_tried_again() -> None:
             await _followed(url)
     assert caught.value.suggestions == ("wait",)
     assert len(server.submissions) == 1
+
+
+async def test_a_stream_without_an_end_is_over_when_the_api_says_that_all_was_seen() -> None:
+    server = BreakingServer()
+    server.seen_after = 2
+    async with server.serving() as url:
+        events = await _followed(url)
+    assert [event.seq for event in events] == [1, 2]

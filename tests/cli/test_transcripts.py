@@ -41,6 +41,32 @@ def test_a_message_without_chunks_is_shown() -> None:
     assert "whole" in text
 
 
+def test_a_message_is_shown_whole_where_some_of_its_chunks_did_not_come() -> None:
+    text, _ = _shown(
+        ("message_chunk", {"message_id": "msg_1", "text": "six times "}),
+        ("message", {"message_id": "msg_1", "role": "assistant", "content": "six times seven"}),
+    )
+    assert "six times seven" in text.splitlines()[-1]
+
+
+def test_a_run_whose_events_are_no_longer_kept_is_shown_by_what_it_came_to() -> None:
+    run = {"status": "succeeded", "finish_reason": "stop", "finished_at": "2026-01-31T12:00:00Z", "answer": "42"}
+    text, transcript = _shown(("reset", {"reason": "retention", "snapshot": {**run, "usage": {"cost": 0.0}}}))
+    assert "no longer kept; the run succeeded: 42" in text
+    assert (transcript.outcome.answer, transcript.outcome.usage) == ("42", {"cost": 0.0})
+    transcript.outcome.raise_for_status()
+    failed = {"status": "failed", "finished_at": "2026-01-31T12:00:00Z", "error": {"code": "x", "message": "no model"}}
+    _, transcript = _shown(("reset", {"reason": "retention", "snapshot": failed}))
+    with pytest.raises(RunFailed, match=r"The run failed \(x\): no model"):
+        transcript.outcome.raise_for_status()
+
+
+def test_a_session_whose_events_are_no_longer_kept_is_shown_by_how_much_was_said() -> None:
+    snapshot = {"messages": [{}, {}], "truncated": True, "active_run": None}
+    text, _ = _shown(("reset", {"reason": "retention", "snapshot": snapshot}))
+    assert "no longer kept; 2 or more messages came before" in text
+
+
 def test_a_failed_run_raises_with_the_message_and_what_to_do() -> None:
     _, transcript = _shown(
         ("error", {"code": "model_down", "message": "no model", "suggestions": ["start it"]}),
