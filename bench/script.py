@@ -1,6 +1,7 @@
 """The scripted model of the bench: what it is asked says what it answers.
 
-`python -m bench.script` serves it on loopback, in a process of its own, until its standard input is closed.
+`python -m bench.script` serves it on loopback, in a process of its own, until its standard input is closed. Beside it
+listens a server that never answers, for tools that hang.
 """
 
 from __future__ import annotations
@@ -8,22 +9,47 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Any
 
 import orjson
 import uvloop
 
-from cli.rehearsal import ChatRequest, ModelServer, Reply
+from cli.rehearsal import ChatRequest, Hang, ModelServer, Reply, ToolCall
 
 AT_ONCE = 1e-9
 """A delay that only makes the server write each token by itself, as soon as it can."""
 
 _ASKED = re.compile(r"bench stream=(\d+) tokens=(\d+) delay=([0-9.e-]+)")
+_PLAY = "bench play "
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One answer of a play: so many tokens `delay` seconds apart, then calls of tools as (name, arguments). `silent`:
+    it stops before its first frame, and never ends."""
+
+    tokens: int = 0
+    delay: float = 0.0
+    calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    silent: bool = False
+
+    def reply(self) -> Reply:
+        calls = [ToolCall(name, arguments) for name, arguments in self.calls]
+        fault = Hang(None) if self.silent else None
+        return Reply(tokens_of(0, self.tokens), tool_calls=calls, token_delay=self.delay, fault=fault)
 
 
 def question(stream: int, tokens: int, delay: float = 0.0) -> str:
     """Asks for so many tokens, `delay` seconds apart; `stream` makes them unlike those of other streams."""
     return f"bench stream={stream} tokens={tokens} delay={delay}"
+
+
+def play(*acts: Act) -> str:
+    """Asks for one answer after the other, and for the last of them again and again."""
+    return _PLAY + orjson.dumps([asdict(act) for act in acts]).decode()
 
 
 @lru_cache(maxsize=256)
@@ -33,16 +59,24 @@ def tokens_of(stream: int, tokens: int) -> tuple[str, ...]:
 
 
 def brain(request: ChatRequest) -> Reply:
-    """Answers `question`."""
-    asked = _ASKED.search(str(request.messages[-1].get("content")))
+    """Answers `question` and `play`."""
+    place = max(place for place, message in enumerate(request.messages) if message["role"] == "user")
+    text = str(request.messages[place].get("content"))
+    if text.startswith(_PLAY):
+        acts = orjson.loads(text.removeprefix(_PLAY))
+        played = sum(message["role"] == "assistant" for message in request.messages[place:])
+        return Act(**acts[min(played, len(acts) - 1)]).reply()
+    asked = _ASKED.search(text)
     if asked is None:
         return Reply(tokens=("The bench asks otherwise.",))
     return Reply(tokens=tokens_of(int(asked[1]), int(asked[2])), token_delay=float(asked[3]))
 
 
 async def _serve() -> None:
+    silent = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
     async with ModelServer(brain) as server:
-        sys.stdout.write(orjson.dumps({"url": server.url}).decode() + "\n")
+        address = "{}:{}".format(*silent.sockets[0].getsockname())
+        sys.stdout.write(orjson.dumps({"url": server.url, "silent": address}).decode() + "\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.buffer.read)
 

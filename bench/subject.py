@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 from bench.http import Server
 from bench.processes import ProcessorTime
 from bench.side_process import SideProcess, side_process
+from cli import programs
 from cli.stack import Stack, StackOptions
+from cli.supervisor import ProcessService
 
 API_KEY_OF_THE_MODEL = "bench"
 MODEL = "bench"
@@ -24,14 +26,32 @@ _FOREIGN_PREFIXES = ("LONGHAUL_", "OPENAI_", "LANGCHAIN_", "LANGSMITH_")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The running stack. `api` and `model` are where its API and its model are reached."""
+    """The running stack. `api` and `model` are where its API and its model are reached, `silent` ("host:port") a server
+    that never answers, which tools may reach."""
 
     api: Server
     model: Server
     model_url: str
+    silent: str
     database_url: str
     redis_url: str
-    pids: dict[str, int]
+    _stack: Stack
+    _environment: Mapping[str, str]
+    _model_pid: int
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Its processes by name, as they are now: those that end are started again."""
+        order = ("api", "worker-1", "postgres", "redis")
+        pids = self._stack.pids()
+        return {name.removesuffix("-1"): pids[name] for name in order} | {"model": self._model_pid}
+
+    def further_worker(self, number: int) -> ProcessService:
+        """A worker for the same stack, `number` 2 or more, not started yet. Whoever starts it ends it."""
+        stores = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
+        port = int(self._stack.url.rpartition(":")[2])
+        environment = programs.base_environment(self._environment, self._stack.data, port) | stores
+        return programs.worker(self._stack.data, environment, number)
 
     def processor_time(self) -> ProcessorTime:
         """Starts counting the processor time of all its processes."""
@@ -57,21 +77,24 @@ async def running_subject(data_dir: Path, say: Callable[[str], None]) -> AsyncIt
             "OPENAI_API_KEY": API_KEY_OF_THE_MODEL,
             "LLM_MODEL": MODEL,
             "LONGHAUL_LOG_FORMAT": "json",
+            "LONGHAUL_EGRESS_ALLOW": str(model.said["silent"]),
         }
         async with Stack(StackOptions(data_dir, environment), say) as stack:
-            yield _subject(stack, model, model_url)
+            yield _subject(stack, model, environment)
 
 
-def _subject(stack: Stack, model: SideProcess, model_url: str) -> Subject:
-    order = ("api", "worker-1", "postgres", "redis")
-    pids = stack.pids()
+def _subject(stack: Stack, model: SideProcess, environment: Mapping[str, str]) -> Subject:
+    model_url = str(model.said["url"])
     return Subject(
         api=_server(stack.url, stack.api_key),
         model=_server(model_url, API_KEY_OF_THE_MODEL),
         model_url=model_url,
+        silent=str(model.said["silent"]),
         database_url=stack.database_url,
         redis_url=stack.redis_url,
-        pids={name.removesuffix("-1"): pids[name] for name in order} | {"model": model.pid},
+        _stack=stack,
+        _environment=environment,
+        _model_pid=model.pid,
     )
 
 
