@@ -41,6 +41,7 @@ _FAREWELL_SECONDS = 2.0
 _RESTART_SECONDS = 1.0
 _REDIS_CONNECTIONS = 32
 _REDIS_PATIENCE = 2.0
+_POSTGRES_PATIENCE = 4.0
 
 
 def create_app(settings: Settings) -> App:
@@ -97,7 +98,13 @@ class App:
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         settings = self._settings
-        db = await open_pool(settings.database_url.get_secret_value(), size=settings.database_pool, name="longhaul-api")
+        db = await open_pool(
+            settings.database_url.get_secret_value(),
+            size=settings.database_pool,
+            name="longhaul-api",
+            connect_timeout=_POSTGRES_PATIENCE,
+            answer_within=_POSTGRES_PATIENCE,
+        )
         redis = Redis.from_pool(
             BlockingConnectionPool.from_url(
                 settings.redis_url.get_secret_value(),

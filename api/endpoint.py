@@ -124,7 +124,7 @@ class Endpoint(Generic[B, Q]):
     replayed: Callable[[Call[B, Q], bytes], Answer] | None = None
     stream: bool = False
     own_auth: Callable[[AsgiScope, Headers, Mapping[str, str]], Principal | None] | None = None
-    seconds: float = 15.0
+    seconds: float = 8.0
 
     @property
     def path_names(self) -> list[str]:
@@ -166,7 +166,8 @@ class Edge:
         principal = _NOBODY
         if endpoint.scope is not None:
             given = endpoint.own_auth(scope, headers, path) if endpoint.own_auth is not None else None
-            principal = given or await self.authenticator.principal(headers.get(b"authorization"))
+            async with asyncio.timeout(endpoint.seconds):
+                principal = given or await self.authenticator.principal(headers.get(b"authorization"))
             info.principal = principal
             require_scope(principal, endpoint.scope)
         if path:

@@ -1,7 +1,7 @@
 """The pool of connections to Postgres.
 
-Every process opens one. Connections set timeouts, so that a stalled server is noticed: a statement of ours
-takes milliseconds, and one that takes 30 seconds never will.
+Every process opens one. Connections set timeouts, so that a stalled server or network is noticed: a statement of
+ours takes milliseconds, and one that takes many seconds never will be answered.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -53,6 +53,9 @@ async def patiently(call: Callable[[], Awaitable[T]], *, patience: float = 10.0)
         pause = min(pause * 2, 1.0)
 
 
+_CANCEL_SECONDS: Final = 1.0
+
+
 class PlainConnection(asyncpg.Connection):
     """A connection that is given back to the pool without a round trip.
 
@@ -63,13 +66,25 @@ class PlainConnection(asyncpg.Connection):
     def get_reset_query(self) -> str:
         return ""
 
+    async def _cancel(self, waiter: asyncio.Future[None], cancel_waiter: asyncio.Future[None] | None = None) -> None:
+        # asyncpg asks the server to stop a statement that took too long, and waits as long again for an answer. From a
+        # server that has gone silent none will come: then the connection is given up, and whoever waits goes on.
+        giving_up = asyncio.get_running_loop().call_later(_CANCEL_SECONDS, self.terminate)
+        try:
+            await super()._cancel(waiter, cancel_waiter)  # type: ignore[misc]  # missing in the stubs
+        finally:
+            giving_up.cancel()
 
-async def open_pool(database_url: str, *, size: int, name: str, connect_timeout: float = 5.0) -> Pool:
+
+async def open_pool(
+    database_url: str, *, size: int, name: str, connect_timeout: float = 5.0, answer_within: float = 30.0
+) -> Pool:
     """A pool of at most `size` connections, opened as needed; two are opened at once.
 
     Args:
         name: shown in `pg_stat_activity.application_name`.
         connect_timeout: seconds.
+        answer_within: seconds after which a statement that has not been answered fails with TimeoutError.
 
     Raises:
         StoreUnavailable: the server can't be reached or refuses us.
@@ -81,7 +96,7 @@ async def open_pool(database_url: str, *, size: int, name: str, connect_timeout:
             min_size=min(2, size),
             max_size=size,
             timeout=connect_timeout,
-            command_timeout=30.0,
+            command_timeout=answer_within,
             max_inactive_connection_lifetime=300.0,
             server_settings={
                 "application_name": name,

@@ -56,7 +56,9 @@ async def work(settings: Settings) -> None:
     worker_id = f"{socket.gethostname()}:{os.getpid()}"
     database_url = settings.database_url.get_secret_value()
     async with AsyncExitStack() as stack:
-        db = await open_pool(database_url, size=settings.database_pool, name="longhaul worker")
+        # What Postgres is asked for must be answered in time to be asked again within a lease.
+        patience = max(5.0, settings.lease_seconds / 2)
+        db = await open_pool(database_url, size=settings.database_pool, name="longhaul worker", answer_within=patience)
         stack.push_async_callback(db.close)
         redis_url = settings.redis_url.get_secret_value()
         redis = _open_redis(redis_url, answer_within=5)
