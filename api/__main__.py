@@ -8,7 +8,7 @@ import structlog
 
 from api.app import create_app
 from api.auth import check_jwt_settings
-from api.server import Server, listen
+from api.server import Server, listen, raise_open_files
 from kernel.errors import BadSettings
 from kernel.log import configure_logs
 from kernel.settings import load_settings
@@ -24,6 +24,7 @@ def main() -> None:
         sys.exit(2)
     configure_logs(settings)
     log = structlog.get_logger("api")
+    raise_open_files()
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:

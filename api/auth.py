@@ -20,7 +20,7 @@ from kernel.settings import Settings
 from kernel.tenants import SCOPES, Principal, authenticate, org_exists
 
 _REMEMBERED_SECONDS: Final = 10.0
-_MOST_REMEMBERED: Final = 4096
+_MOST_REMEMBERED: Final = 16_384
 _LOOKUP_SECONDS: Final = 10.0
 _LONGEST: Final = 8192
 _SHORTEST_SECRET: Final = 32
@@ -37,6 +37,7 @@ class Authenticator:
         self._jwt_algorithm = settings.jwt_algorithm
         self._jwt_audience = settings.jwt_audience
         self._remembered: dict[bytes, tuple[float, Principal]] = {}
+        self._orgs: dict[str, float] = {}  # those that exist, and until when that is taken for granted
 
     async def principal(self, header: bytes | None) -> Principal:
         """Who sent this header.
@@ -63,9 +64,9 @@ class Authenticator:
             else:
                 principal, left = await self._from_jwt(text)
                 lasts = min(lasts, left)
-        if len(self._remembered) >= _MOST_REMEMBERED:
-            self._remembered.clear()
         self._remembered[digest] = (now + lasts, principal)
+        if len(self._remembered) > _MOST_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
         return principal
 
     async def _from_key(self, key: str) -> Principal:
@@ -92,10 +93,20 @@ class Authenticator:
         shaped = isinstance(org_id, str) and isinstance(user_id, str) and isinstance(scope, str)
         if not shaped or not is_id("org", org_id) or not 1 <= len(user_id) <= 200 or "\x00" in user_id:
             raise _refused()
-        if not await org_exists(self._db, org_id):
-            raise _refused()
+        await self._check_org(org_id)
         scopes = frozenset(scope.split()) & frozenset(SCOPES)
         return Principal(org_id, user_id, scopes), max(0.0, float(claims["exp"]) - time.time())
+
+    async def _check_org(self, org_id: str) -> None:
+        """Each user of an org has a JWT of their own: what is the same for all of them is asked once."""
+        now = time.monotonic()
+        if self._orgs.get(org_id, 0.0) > now:
+            return
+        if not await org_exists(self._db, org_id):
+            raise _refused()
+        self._orgs[org_id] = now + _REMEMBERED_SECONDS
+        if len(self._orgs) > _MOST_REMEMBERED:
+            del self._orgs[next(iter(self._orgs))]
 
 
 def require_scope(principal: Principal, scope: str) -> None:

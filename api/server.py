@@ -1,27 +1,41 @@
 """The HTTP server: uvicorn on a listening socket of our own, made for many open streams and a clean end.
 
 Accepted sockets inherit the options of the listening one: a small send buffer, so that a viewer who stops reading
-pins little kernel memory, and a limit on how long unread data may wait, after which its connection is dropped.
+pins little kernel memory, and a limit on how long unread data may wait, after which its connection is dropped. That
+limit is the kernel's; ours comes before it (`stalled`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import resource
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from api.connection import Connection
+from api.stalled import StalledClients
+
+log = structlog.get_logger(__name__)
+
 _BACKLOG: Final = 4096
-_SEND_BUFFER_BYTES: Final = 64 * 1024
-_UNREAD_MILLISECONDS: Final = 30_000
+_SEND_BUFFER_BYTES: Final = 32 * 1024  # Linux doubles it
+_UNREAD_MILLISECONDS: Final = 25_000
+_UNREAD_SECONDS: Final = 20.0
+_SWEEP_TICKS: Final = 20  # of a tenth of a second
 _GRACE_SECONDS: Final = 10
+_UNREAD_AT_THE_END_SECONDS: Final = 2.0
 _KEEP_ALIVE_SECONDS: Final = 65  # longer than the idle time of common load balancers
-_GC_THRESHOLD: Final = (50_000, 20, 100)
+_GC_THRESHOLD: Final = (200_000, 20, 100)
+_ENOUGH_FILES: Final = 12_288  # ten thousand streams and what else a process opens
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -49,15 +63,34 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def raise_open_files() -> None:
+    """Lets the process open as many files as the system allows it: each client takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:  # macOS has a limit of its own below an infinite one
+        log.warning("open_files_not_raised", limit=soft, error=str(error))
+        hard = soft
+    log.info("open_files", limit=hard, before=soft)
+    if hard != resource.RLIM_INFINITY and hard < _ENOUGH_FILES:
+        log.warning(
+            "few_open_files",
+            limit=hard,
+            effect=f"no more than about {max(0, hard - 100)} clients can be connected at once",
+            suggestion=f"raise the hard limit to {_ENOUGH_FILES} or more: LimitNOFILE= in systemd, else ulimit -Hn",
+        )
+
+
 class Server(uvicorn.Server):
     """uvicorn, which alone would wait for open streams for ever. Ends with exit code 0 when it is told to stop."""
 
     def __init__(self, app: ASGIApp, *, end_streams: Callable[[], None]) -> None:
+        self._stalled = StalledClients()
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=cast(type[asyncio.Protocol], partial(Connection, stalled=self._stalled)),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -77,6 +110,25 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if counter % _SWEEP_TICKS == 0:
+            self._stalled.sweep(patience=_UNREAD_SECONDS)
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Lets requests finish. Clients who read nothing of their answers are not waited for."""
+        sweeping = asyncio.create_task(self._sweep_often(), name="sweep-at-the-end")
+        try:
+            await super().shutdown(sockets)
+        finally:
+            sweeping.cancel()
+
+    async def _sweep_often(self) -> None:
+        while True:
+            self._stalled.sweep(patience=_UNREAD_AT_THE_END_SECONDS)
+            await asyncio.sleep(_UNREAD_AT_THE_END_SECONDS / 4)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal ends all streams and lets requests finish; a second SIGINT ends at once."""

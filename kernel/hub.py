@@ -35,6 +35,7 @@ _ALONE_AUDIT_EVERY: Final = 1.0
 _PING_EVERY: Final = 10.0
 _PATIENCE: Final = 1.0
 _SOUNDING_SECONDS: Final = 5.0
+_BLIND_SECONDS: Final = 2.0
 _AT_ONCE: Final = 500
 _TICK: Final = 0.25
 
@@ -54,6 +55,7 @@ class Hub:
         self._ordered = asyncio.Event()
         self._unsounded: dict[Feed, None] = {}
         self._asked = asyncio.Event()
+        self._last_told = 0.0  # when a store last told of any session
         self._to_audit: list[Feed] = []
         self._share = 1
         self._next_audit = 0.0
@@ -176,13 +178,21 @@ class Hub:
                     async with asyncio.timeout(_SOUNDING_SECONDS):
                         rows = await self._db.fetch(SQL.last_seqs, [feed.session_id for feed in asked])
                 except STORE_ERRORS as error:
-                    log.warning("sounding_failed", error=str(error), sessions=len(asked))
-                    for feed in asked:
-                        feed.fail(error)
+                    self._failed(asked, error)
                     continue
+                self._last_told = time.monotonic()
                 found = {(row["org_id"], row["id"]): row["last_seq"] for row in rows}
                 for feed, doubts in asked.items():
                     self._sounded(feed, found.get((feed.org_id, feed.session_id)), doubts)
+
+    def _failed(self, asked: Iterable[Feed], error: Exception) -> None:
+        # With Redis away too nothing can be shown here: another process may be better off, or this one later.
+        blind = self._connection is None and time.monotonic() - self._last_told > _BLIND_SECONDS
+        log.warning("sounding_failed", error=str(error), streams_ended=blind)
+        for feed in asked:
+            feed.fail(error)
+            if blind:
+                feed.close()
 
     def _sounded(self, feed: Feed, reach: int | None, doubts: int) -> None:
         if reach is None:  # deleted, or there was none
@@ -243,6 +253,7 @@ class Hub:
             self._orders.clear()
             self._order("SUBSCRIBE", self._feeds)
             while True:
+                self._last_told = time.monotonic()
                 # Pings come back even when nothing else does: silence means a dead connection.
                 answer = await connection.read_response(disable_decoding=True, timeout=_PING_EVERY * 3)
                 if answer is None:
