@@ -118,9 +118,10 @@ class Leases:
         self._graph_version = graph_version
         self._history_limit = history_limit
 
-    async def claim(self, limit: int, *, running: Sequence[str] = ()) -> list[ClaimedRun]:
-        """Up to `limit` runs: those whose owner is gone first, then the fairest; none of `running`, which this
-        worker has. Fewer may be had than there are, where caps are reached or others hold them just now."""
+    async def claim(self, limit: int, *, running: Sequence[str] = (), take_over: bool = True) -> list[ClaimedRun]:
+        """Up to `limit` runs: those whose owner is gone first, unless `take_over` is false, then the fairest; none of
+        `running`, which this worker has. Fewer may be had than there are, where caps are reached or others hold them
+        just now."""
         rows = await self._db.fetch(
             SQL.claim,
             self.worker,
@@ -129,6 +130,7 @@ class Leases:
             self._history_limit,
             list(running),
             self._graph_version,
+            take_over,
         )
         return [_claimed(row) for row in rows]
 
@@ -177,14 +179,18 @@ class Leases:
         nobody else uses; to be tried again where it is False."""
         return bool(await self._db.fetchval(SQL.hold_name, self.worker))
 
-    async def bury_the_dead(self, *, silent_seconds: float) -> tuple[list[str], int]:
-        """Ends the leases of workers that were killed, without waiting for them to run out: workers that hold their
-        name no more and were not seen for so long. Returns their ids and how many runs they leave.
+    async def missing(self, *, silent_seconds: float) -> list[str]:
+        """Workers that hold their name no more and were not seen for so long."""
+        return [row["id"] for row in await self._db.fetch(SQL.missing, self.worker, silent_seconds)]
 
-        A worker is taken for dead wrongly if its connection broke and it could not make a new one in that time; then
-        it loses its runs, as it would a little later.
+    async def bury(
+        self, workers: Sequence[str], *, silent_seconds: float, settle_seconds: float
+    ) -> tuple[list[str], int]:
+        """Ends the leases of `workers`, which were killed, without waiting for them to run out; but of none that was
+        seen within `silent_seconds` or is back, and not within `settle_seconds` of the server's start. Returns the
+        dead and how many runs they leave.
         """
-        row = await self._db.fetchrow(SQL.bury_the_dead, self.worker, silent_seconds, self.lease_seconds)
+        row = await self._db.fetchrow(SQL.bury, list(workers), silent_seconds, settle_seconds)
         assert row is not None
         return row["workers"], row["runs"]
 

@@ -2,7 +2,7 @@
 
 -- name: claim
 -- Up to $2 runs for worker $1, see the migration on fair claims.
-SELECT * FROM claim_runs($1, $2, $3, $4, $5, $6);
+SELECT * FROM claim_runs($1, $2, $3, $4, $5, $6, $7);
 
 -- name: left_behind
 -- What earlier owners of run $1 (org $2, session $3, turn $4, log from $5 on) have committed. To be asked under the new
@@ -71,12 +71,19 @@ SET running = excluded.running, slots = excluded.slots, figures = excluded.figur
 -- A lock that lives as long as this connection: by it others know that worker $1 is there.
 SELECT pg_try_advisory_lock(hashtextextended('longhaul worker ' || $1, 0));
 
--- name: bury_the_dead
--- Workers other than $1 that were not seen for $2 seconds and whose connection is gone have died: their leases end
--- now. Nobody else may have lost its connection, so not within $3 seconds of the server's start.
+-- name: missing
+-- Workers other than $1 that were not seen for $2 seconds and whose connection is gone.
+WITH silent AS MATERIALIZED (
+    SELECT id FROM workers WHERE id <> $1 AND seen_at < clock_timestamp() - make_interval(secs => $2)
+)
+SELECT id FROM silent WHERE pg_try_advisory_xact_lock(hashtextextended('longhaul worker ' || id, 0));
+
+-- name: bury
+-- Workers $1 have died, unless they were seen within $2 seconds or are back: their leases end now. Nobody may have had
+-- the time to come back within $3 seconds of the server's start.
 WITH silent AS MATERIALIZED (
     SELECT id FROM workers
-    WHERE id <> $1 AND seen_at < clock_timestamp() - make_interval(secs => $2)
+    WHERE id = ANY ($1::text[]) AND seen_at < clock_timestamp() - make_interval(secs => $2)
       AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $3)
 ), dead AS MATERIALIZED (
     SELECT id FROM silent WHERE pg_try_advisory_xact_lock(hashtextextended('longhaul worker ' || id, 0))

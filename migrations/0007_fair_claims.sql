@@ -217,9 +217,13 @@ END $$;
 -- start them: runs whose owner has died, then those that were handed back, then the fairest. Rows that others hold
 -- right now are passed over: nothing is waited for but another claim under the same cap. p_mine are runs that the
 -- worker still has, though their leases may have run out: it renews or loses them. Runs of a graph newer than p_graph
--- are left to newer workers.
+-- are left to newer workers, and those whose owner has died to others where p_take_over is false.
+--
+-- A run whose owners died twice in a row without a finished step may be what killed them. A worker takes only one such
+-- run at a time, so that those who merely died beside it don't die with it a third time.
 CREATE FUNCTION claim_runs(
-    p_worker text, p_limit integer, p_lease double precision, p_history integer, p_mine text[], p_graph integer)
+    p_worker text, p_limit integer, p_lease double precision, p_history integer, p_mine text[], p_graph integer,
+    p_take_over boolean DEFAULT true)
 RETURNS TABLE (
     id text, org_id text, session_id text, turn integer, agent_id text, agent_version integer, workflow text,
     user_id text, request json, epoch integer, attempt integer, deaths smallint, graph_version integer, left_by text,
@@ -250,11 +254,21 @@ BEGIN
         SELECT array_agg(f.id ORDER BY f.kind, f.tag, f.id), array_agg(f.tag ORDER BY f.kind, f.tag, f.id),
                bool_or(f.capped)
         INTO v_ids, v_tags, v_capped
-        FROM ((SELECT 0 AS kind, r.id, r.vtag AS tag, false AS capped
-               FROM runs r
-               WHERE r.status = 'running' AND r.lease_until < v_now AND r.id <> ALL (p_mine)
-                 AND coalesce(r.graph_version, 1) <= p_graph
-               ORDER BY r.lease_until LIMIT v_most)
+        FROM ((SELECT 0 AS kind, d.id, d.vtag AS tag, false AS capped
+               FROM (SELECT r.id, r.vtag, r.lease_until, suspect.yes AS suspect,
+                            row_number() OVER (PARTITION BY suspect.yes ORDER BY r.lease_until) AS nth
+                     FROM runs r,
+                          LATERAL (SELECT r.deaths = 1 AND NOT EXISTS (SELECT FROM steps p WHERE p.run_id = r.id
+                                                                       AND p.epoch = r.epoch) AS yes) AS suspect
+                     WHERE p_take_over AND r.status = 'running' AND r.lease_until < v_now AND r.id <> ALL (p_mine)
+                       AND coalesce(r.graph_version, 1) <= p_graph
+                    ) AS d
+               WHERE NOT d.suspect
+                  OR d.nth = 1 AND NOT EXISTS (SELECT FROM runs m WHERE m.worker = p_worker AND m.status = 'running'
+                                                 AND m.deaths > 1
+                                                 AND NOT EXISTS (SELECT FROM steps p WHERE p.run_id = m.id
+                                                                 AND p.epoch = m.epoch))
+               ORDER BY d.lease_until LIMIT v_most)
               UNION ALL
               (SELECT 1, r.id, r.vtag, o.max_running IS NOT NULL OR a.max_running IS NOT NULL
                FROM runs r JOIN orgs o ON o.id = r.org_id JOIN agents a ON a.id = r.agent_id

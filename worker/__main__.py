@@ -42,6 +42,7 @@ from worker.doorbell import Doorbell
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
 from worker.retention import Policies, Retention
+from worker.vigil import Vigil
 
 log = structlog.get_logger(__name__)
 
@@ -87,14 +88,22 @@ async def work(settings: Settings) -> None:
         journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
         engine = Engine(db, models=models, toolbox=toolbox, memory=memory)
         charges = Charges(db)
+        vigil = Vigil()
         executor = Executor(
-            leases=leases, journal=journal, engine=engine, charges=charges, slots=settings.slots, ring=bell.ring
+            leases=leases,
+            journal=journal,
+            engine=engine,
+            charges=charges,
+            vigil=vigil,
+            slots=settings.slots,
+            ring=bell.ring,
         )
         stack.push_async_callback(executor.abandon)
         heartbeat = Heartbeat(
             executor,
             journal,
             publisher,
+            vigil,
             database_url=database_url,
             worker=worker_id,
             host=socket.gethostname(),

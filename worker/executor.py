@@ -7,6 +7,7 @@ again when its end is in Postgres. Draining, it claims nothing more, and hands b
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -18,6 +19,7 @@ from orchestrator.engine import Engine
 from worker.charges import Charges
 from worker.execution import Execution
 from worker.figures import Figures
+from worker.vigil import Vigil
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +34,7 @@ class Executor:
         journal: Journal,
         engine: Engine,
         charges: Charges,
+        vigil: Vigil,
         slots: int,
         ring: Callable[[int], Awaitable[None]],
     ) -> None:
@@ -39,6 +42,7 @@ class Executor:
         self._journal = journal
         self._engine = engine
         self._charges = charges
+        self._vigil = vigil
         self._ring = ring
         self.slots = slots
         self.running: dict[str, Execution] = {}
@@ -152,7 +156,8 @@ class Executor:
             if self._draining:
                 return 0
             try:
-                claimed = await self._leases.claim(limit, running=list(self.running))
+                calm = self._vigil.calm(time.monotonic())
+                claimed = await self._leases.claim(limit, running=list(self.running), take_over=calm)
             except STORE_ERRORS as error:
                 log.warning("claim_failed", error=repr(error), effect="tried again within a second")
                 return 0

@@ -23,6 +23,7 @@ from kernel.fanout import Publisher
 from kernel.journal import Journal
 from kernel.leases import Leases
 from worker.executor import Executor
+from worker.vigil import SETTLE_SECONDS, Vigil
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +31,7 @@ _LOOK_EVERY: Final = 0.4
 # How long the owner of a run has to end it by itself. With one look it makes two seconds at most.
 _OWNERS_PATIENCE: Final = 1.2
 # How late a heartbeat may be before it is looked whether its worker is still there.
-_LATE: Final = 1.0
+_LATE: Final = 0.2
 
 
 class Heartbeat:
@@ -41,6 +42,7 @@ class Heartbeat:
         executor: Executor,
         journal: Journal,
         publisher: Publisher,
+        vigil: Vigil,
         *,
         database_url: str,
         worker: str,
@@ -51,6 +53,7 @@ class Heartbeat:
         self._executor = executor
         self._journal = journal
         self._publisher = publisher
+        self._vigil = vigil
         self._database_url = database_url
         self._worker = worker
         self._host = host
@@ -72,10 +75,9 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         connection: Any = None
-        known = False
-        renewed = connected = time.monotonic()
+        named = False
+        renewed = time.monotonic()
         next_renewal = 0.0
-        outages = 0
         while not self._stopping.is_set():
             begun = time.monotonic()
             owned = self._executor.owned()
@@ -84,22 +86,20 @@ class Heartbeat:
                     raise ConnectionError("Postgres hung up")
                 if connection is None:
                     connection = await asyncpg.connect(self._database_url, timeout=3, command_timeout=3)
-                    known, connected = False, begun
+                    named = False
                 leases = Leases(connection, worker=self._worker, lease_seconds=self._lease_seconds)
-                if not known:
-                    known = await leases.hold_name()
+                if not named:
+                    named = await leases.hold_name()
                 if begun >= next_renewal:
                     await self._renew(leases, owned)
                     renewed = begun
                     next_renewal = begun + self._renew_seconds
                 await self._look(leases, owned)
-                # After an outage the others need time to come back, too.
-                if not outages or begun - connected > self._lease_seconds:
-                    await self._bury(leases)
+                await self._watch(leases, begun)
             except Exception as error:  # this thread must not end before the worker does
                 log.warning("heartbeat_failed", error=repr(error), runs=len(owned))
+                self._vigil.disturbed(time.monotonic())
                 next_renewal = 0.0
-                outages += 1
                 if connection is not None:
                     connection.terminate()
                     connection = None
@@ -135,11 +135,14 @@ class Heartbeat:
             if overdue.next_run is not None:
                 self._tell(self._executor.woken)
 
-    async def _bury(self, leases: Leases) -> None:
-        dead, runs = await leases.bury_the_dead(silent_seconds=self._renew_seconds + _LATE)
-        if dead:
-            log.warning("workers_died", workers=dead, runs=runs)
-            self._tell(self._executor.look)
+    async def _watch(self, leases: Leases, begun: float) -> None:
+        silent = self._renew_seconds + _LATE
+        missing = await leases.missing(silent_seconds=silent)
+        if suspects := self._vigil.looked(begun, time.monotonic(), missing):
+            dead, runs = await leases.bury(suspects, silent_seconds=silent, settle_seconds=SETTLE_SECONDS)
+            if dead:
+                log.warning("workers_died", workers=dead, runs=runs)
+                self._tell(self._executor.look)
 
     def _tell(self, what: Callable[..., None], *arguments: Any) -> None:
         assert self._main is not None

@@ -31,6 +31,7 @@ from worker.charges import Charges
 from worker.chores import Chores
 from worker.executor import Executor
 from worker.retention import Policies, Retention
+from worker.vigil import Vigil
 
 
 async def unheard(database: Pool, *, model: str | None = None) -> Run:
@@ -110,6 +111,7 @@ async def test_arq_wakes_the_executor_when_the_list_is_lost(
         journal=journal,
         engine=engine,
         charges=Charges(own_database),
+        vigil=Vigil(),
         slots=5,
         ring=bell.ring,
     )

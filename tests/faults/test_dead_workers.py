@@ -16,6 +16,7 @@ from tests.history import assert_history
 from tests.scripts import ScriptedModel, said
 from tests.stack import Stack
 from tests.waiting import eventually
+from worker.vigil import SETTLE_SECONDS, Vigil
 
 LEASE = 12.0
 
@@ -29,16 +30,16 @@ async def leased(make_stack: MakeStack) -> Stack:
 
 
 async def until_settled(stack: Stack) -> None:
-    """Within a lease of the server's start nobody is taken for dead."""
+    """Right after the server's start nobody is taken for dead."""
 
     async def settled() -> bool:
         return bool(
             await stack.database.fetchval(
-                "SELECT pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1)", LEASE
+                "SELECT pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1)", SETTLE_SECONDS
             )
         )
 
-    await eventually(settled, what="the server has been up for as long as a lease")
+    await eventually(settled, what="the server has been up for long enough")
 
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["by another worker", "by the one that takes its place"])
@@ -140,6 +141,32 @@ async def test_only_workers_that_are_gone_are_buried(leased: Stack) -> None:
         await late.beat(host="late", pid=2, slots=1, running=0, figures={})
         await connection.execute("UPDATE workers SET seen_at = now() - interval '1 minute' WHERE id = 'late:1'")
         judge = Leases(leased.database, worker="judge:1", lease_seconds=LEASE)
-        assert await judge.bury_the_dead(silent_seconds=5) == ([], 0)
+        assert await judge.missing(silent_seconds=5) == []
+        assert await judge.bury(["late:1"], silent_seconds=5, settle_seconds=1) == ([], 0)
         await connection.execute("SELECT pg_advisory_unlock_all()")
-        assert await judge.bury_the_dead(silent_seconds=5) == (["late:1"], 0)
+        assert await judge.missing(silent_seconds=5) == ["late:1"]
+        assert await judge.bury(["late:1"], silent_seconds=90, settle_seconds=1) == ([], 0)
+        assert await judge.bury(["late:1"], silent_seconds=5, settle_seconds=1e9) == ([], 0)
+        assert await judge.bury(["late:1"], silent_seconds=5, settle_seconds=1) == (["late:1"], 0)
+
+
+def test_a_worker_is_dead_when_it_was_missing_for_a_while_and_nothing_disturbed_the_view() -> None:
+    vigil = Vigil()
+    assert vigil.looked(10.0, 10.1, ["a"]) == []
+    assert vigil.looked(11.0, 11.1, ["a", "b"]) == []
+    assert vigil.looked(12.2, 12.3, ["a", "b"]) == ["a"]
+    assert vigil.looked(12.6, 12.7, ["b"]) == []
+    assert vigil.looked(13.2, 13.3, ["a", "b"]) == ["b"]
+
+
+def test_after_a_slow_look_nobody_is_judged_until_all_had_time_to_come_back() -> None:
+    vigil = Vigil()
+    assert vigil.looked(10.0, 10.1, ["a"]) == []
+    assert vigil.looked(12.2, 15.0, ["a"]) == []  # it took almost three seconds
+    assert not vigil.calm(15.1)
+    assert vigil.looked(15.2, 15.3, ["a"]) == []
+    assert vigil.calm(15.0 + SETTLE_SECONDS)
+    assert vigil.looked(20.2, 20.3, ["a"]) == []
+    assert vigil.looked(22.4, 22.5, ["a"]) == ["a"]
+    vigil.disturbed(23.0)
+    assert vigil.looked(24.0, 24.1, ["a"]) == []

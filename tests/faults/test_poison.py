@@ -6,15 +6,12 @@ import asyncio
 import signal
 from contextlib import AsyncExitStack
 
-import pytest
-
 from tests.faults.plans import READ, Plan
 from tests.faults.scene import Scene
 
 WORKERS = 4
 
 
-@pytest.mark.xfail(strict=True, reason="neighbours of a poison run are claimed together with it, and parked with it")
 async def test_a_poison_run_is_parked_and_the_runs_that_died_with_it_succeed(scene: Scene) -> None:
     scene.steady.send(signal.SIGSTOP)
     # Each dies of the poison once; the last is left to carry on.

@@ -26,6 +26,7 @@ from orchestrator.checkpoints import StrictMsgpack
 from orchestrator.engine import Engine
 from worker.charges import Charges
 from worker.executor import Executor
+from worker.vigil import Vigil
 
 
 class Boundary:
@@ -76,7 +77,9 @@ async def live(pool: Pool, redis: Redis, engine: Engine, boundary: Boundary, nam
     follower.ended = asyncio.Event()
     journal = Journal(cast(Pool, boundary), follower, on_next_run=lambda: None)
     leases = Leases(pool, worker=name, lease_seconds=60)
-    executor = Executor(leases=leases, journal=journal, engine=engine, charges=Charges(pool), slots=1, ring=_no_bell)
+    executor = Executor(
+        leases=leases, journal=journal, engine=engine, charges=Charges(pool), vigil=Vigil(), slots=1, ring=_no_bell
+    )
     work = [asyncio.create_task(journal.run()), asyncio.create_task(executor.run())]
     executor.look()
     ends = [asyncio.create_task(event.wait()) for event in (boundary.died, follower.ended)]
