@@ -2,7 +2,8 @@
 --
 -- The functions below are each one batch and one transaction. They try for the advisory lock p_key and do nothing
 -- without it, and do not wait for their commit to reach the disk: what a crash undoes is done again. Rows are addressed
--- by their place (ctid), which is safe for what belongs to finished runs: nobody changes it.
+-- by their place (ctid), which is safe for what belongs to finished runs: nobody changes it. They are found in the order
+-- of a primary key: so a limit never makes the planner prefer to read a table from its beginning.
 
 -- Events up to the floor are gone, or on their way out: nobody is shown them any more. Who asks for them is told so.
 ALTER TABLE sessions
@@ -53,21 +54,21 @@ BEGIN
             WHERE session_id = r.session_id AND seq > r.first_seq
                   AND seq < (SELECT seq FROM events WHERE run_id = r.id AND type = 'done')
                   AND run_id = r.id AND type = 'message_chunk'
-            LIMIT v_left));
+            ORDER BY seq LIMIT v_left));
         GET DIAGNOSTICS v_count = ROW_COUNT;
         chunks := chunks + v_count;
         v_left := v_left - v_count;
         DELETE FROM checkpoint_writes WHERE ctid = ANY (ARRAY(  -- of the threads <run id> and <run id>/<path>
             SELECT ctid FROM checkpoint_writes
             WHERE org_id = r.org_id AND thread_id >= r.id AND thread_id < r.id || '0'
-            LIMIT v_left));
+            ORDER BY thread_id, checkpoint_ns, checkpoint_id LIMIT v_left));
         GET DIAGNOSTICS v_count = ROW_COUNT;
         checkpoints := checkpoints + v_count;
         v_left := v_left - v_count;
         DELETE FROM checkpoints WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM checkpoints
             WHERE org_id = r.org_id AND thread_id >= r.id AND thread_id < r.id || '0'
-            LIMIT v_left));
+            ORDER BY thread_id, checkpoint_ns, checkpoint_id LIMIT v_left));
         GET DIAGNOSTICS v_count = ROW_COUNT;
         checkpoints := checkpoints + v_count;
         v_left := v_left - v_count;
@@ -108,15 +109,15 @@ BEGIN
 END $$;
 
 -- Of those of p_sessions in which nothing has happened for p_age seconds: removes up to p_rows of all that hangs on
--- them, the log first, then turn by turn, and when that is all there is, the sessions. One to which somebody comes back
--- in the middle of it keeps the rest. Returns what it has removed, sessions included, and how many of them there were.
+-- them, the log first, then turn by turn, and then the sessions. One to which somebody comes back in the middle of it
+-- keeps the rest. Returns what it has removed, sessions included, and how many of them there were.
 CREATE FUNCTION empty_sessions(p_key bigint, p_age double precision, p_sessions text[], p_rows integer,
     OUT total integer, OUT sessions integer)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
+    s record;
     r record;
-    v_ids text[];
     v_count integer;
 BEGIN
     total := 0;
@@ -125,50 +126,50 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('synchronous_commit', 'off', true);
-    SELECT array_agg(s.id) INTO v_ids
-    FROM (SELECT id FROM sessions
-          WHERE id = ANY (p_sessions) AND head_run_id IS NULL AND updated_at < now() - make_interval(secs => p_age)
-          ORDER BY id FOR UPDATE SKIP LOCKED) AS s;
-    UPDATE sessions SET floor_seq = last_seq, floor_at = clock_timestamp()
-    WHERE id = ANY (v_ids) AND floor_seq < last_seq;
-    DELETE FROM events WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM events WHERE session_id = ANY (v_ids) LIMIT p_rows));
-    GET DIAGNOSTICS total = ROW_COUNT;
-    FOR r IN
-        SELECT id, org_id, session_id, turn FROM runs
-        WHERE session_id = ANY (v_ids) ORDER BY session_id, turn LIMIT p_rows
+    FOR s IN
+        SELECT id FROM sessions
+        WHERE id = ANY (p_sessions) AND head_run_id IS NULL AND updated_at < now() - make_interval(secs => p_age)
+        ORDER BY id FOR UPDATE SKIP LOCKED
     LOOP
+        UPDATE sessions SET floor_seq = last_seq, floor_at = clock_timestamp() WHERE id = s.id AND floor_seq < last_seq;
+        DELETE FROM events WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM events WHERE session_id = s.id ORDER BY seq LIMIT p_rows - total));
+        GET DIAGNOSTICS v_count = ROW_COUNT;
+        total := total + v_count;
+        FOR r IN SELECT id, org_id, turn FROM runs WHERE session_id = s.id ORDER BY turn LOOP
+            EXIT WHEN total >= p_rows;
+            DELETE FROM checkpoint_writes WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM checkpoint_writes
+                WHERE org_id = r.org_id AND thread_id >= r.id AND thread_id < r.id || '0'
+                ORDER BY thread_id, checkpoint_ns, checkpoint_id LIMIT p_rows - total));
+            GET DIAGNOSTICS v_count = ROW_COUNT;
+            total := total + v_count;
+            DELETE FROM checkpoints WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM checkpoints
+                WHERE org_id = r.org_id AND thread_id >= r.id AND thread_id < r.id || '0'
+                ORDER BY thread_id, checkpoint_ns, checkpoint_id LIMIT p_rows - total));
+            GET DIAGNOSTICS v_count = ROW_COUNT;
+            total := total + v_count;
+            DELETE FROM effects WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM effects WHERE run_id = r.id ORDER BY step_id LIMIT p_rows - total));
+            GET DIAGNOSTICS v_count = ROW_COUNT;
+            total := total + v_count;
+            DELETE FROM steps WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM steps WHERE run_id = r.id ORDER BY step_id LIMIT p_rows - total));
+            GET DIAGNOSTICS v_count = ROW_COUNT;
+            total := total + v_count;
+            DELETE FROM messages WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM messages WHERE session_id = s.id AND turn = r.turn
+                ORDER BY path, position LIMIT p_rows - total));
+            GET DIAGNOSTICS v_count = ROW_COUNT;
+            total := total + v_count;
+            EXIT WHEN total >= p_rows;
+            DELETE FROM runs WHERE id = r.id;
+            total := total + 1;
+        END LOOP;
         EXIT WHEN total >= p_rows;
-        DELETE FROM checkpoint_writes WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM checkpoint_writes
-            WHERE org_id = r.org_id AND thread_id >= r.id AND thread_id < r.id || '0'
-            LIMIT p_rows - total));
-        GET DIAGNOSTICS v_count = ROW_COUNT;
-        total := total + v_count;
-        DELETE FROM checkpoints WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM checkpoints
-            WHERE org_id = r.org_id AND thread_id >= r.id AND thread_id < r.id || '0'
-            LIMIT p_rows - total));
-        GET DIAGNOSTICS v_count = ROW_COUNT;
-        total := total + v_count;
-        DELETE FROM effects WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM effects WHERE run_id = r.id LIMIT p_rows - total));
-        GET DIAGNOSTICS v_count = ROW_COUNT;
-        total := total + v_count;
-        DELETE FROM steps WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM steps WHERE run_id = r.id LIMIT p_rows - total));
-        GET DIAGNOSTICS v_count = ROW_COUNT;
-        total := total + v_count;
-        DELETE FROM messages WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM messages WHERE session_id = r.session_id AND turn = r.turn LIMIT p_rows - total));
-        GET DIAGNOSTICS v_count = ROW_COUNT;
-        total := total + v_count;
-        EXIT WHEN total >= p_rows;
-        DELETE FROM runs WHERE id = r.id;
+        DELETE FROM sessions WHERE id = s.id;
+        sessions := sessions + 1;
         total := total + 1;
     END LOOP;
-    -- with fewer rows than there may be, all that hung on them is gone
-    DELETE FROM sessions WHERE total < p_rows AND id = ANY (v_ids[1 : p_rows - total]);
-    GET DIAGNOSTICS sessions = ROW_COUNT;
-    total := total + sessions;
 END $$;

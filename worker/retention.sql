@@ -13,7 +13,7 @@ WITH alone AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock($1) AS yes, set_config('synchronous_commit', 'off', true)
 ), old AS MATERIALIZED (
     SELECT e.place FROM sessions s CROSS JOIN LATERAL (
-        SELECT ctid AS place FROM events WHERE session_id = s.id AND seq <= s.floor_seq OFFSET 0) AS e
+        SELECT ctid AS place FROM events WHERE session_id = s.id AND seq <= s.floor_seq ORDER BY seq LIMIT $4) AS e
     WHERE (SELECT yes FROM alone) AND s.id = ANY ($2::text[])
     LIMIT $4
 ), gone AS (
@@ -45,7 +45,7 @@ WITH alone AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock($1) AS yes, set_config('synchronous_commit', 'off', true)
 ), old AS MATERIALIZED (
     SELECT ctid AS place FROM idempotency_keys
-    WHERE (SELECT yes FROM alone) AND created_at < now() - interval '24 hours' LIMIT $2
+    WHERE (SELECT yes FROM alone) AND created_at < now() - interval '24 hours' ORDER BY created_at LIMIT $2
 ), gone AS (
     DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(SELECT place FROM old))
 )
