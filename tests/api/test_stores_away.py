@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,39 +13,30 @@ from pydantic import SecretStr
 
 from kernel.settings import Settings
 from tests.api.checks import ok, problem
-from tests.api.relay import Relay, relayed
 from tests.api.serving import serving
 from tests.api.streams import opened
+from tests.faults.proxy import Proxy, before_postgres, before_redis
+from tests.faults.proxy import serving as proxied
 from tests.waiting import eventually
 
 
 @dataclass(frozen=True, slots=True)
 class Cuttable:
-    """An API behind relays."""
+    """An API behind proxies."""
 
     client: httpx.AsyncClient
-    postgres: Relay
-    redis: Relay
+    postgres: Proxy
+    redis: Proxy
 
 
 @pytest.fixture
 async def cuttable(settings: Settings, folder: Path, api_key: str) -> AsyncIterator[Cuttable]:
-    database_url, redis_url = settings.database_url.get_secret_value(), settings.redis_url.get_secret_value()
-    there = re.search(r"host=([^&]+)&port=(\d+)", database_url)
-    assert there is not None
-    own = folder / uuid4().hex[:8]
-    own.mkdir()
-    postgres_socket = f".s.PGSQL.{there[2]}"
-    redis_socket = Path(redis_url.removeprefix("unix://"))
-    behind = settings.model_copy(
-        update={
-            "database_url": SecretStr(database_url.replace(f"host={there[1]}", f"host={own}")),
-            "redis_url": SecretStr(f"unix://{own}/redis.sock"),
-        }
-    )
+    postgres, database_url = before_postgres(folder / uuid4().hex[:8], settings.database_url.get_secret_value())
+    redis, redis_url = before_redis(folder / uuid4().hex[:8], settings.redis_url.get_secret_value())
+    behind = settings.model_copy(update={"database_url": SecretStr(database_url), "redis_url": SecretStr(redis_url)})
     async with (
-        relayed(own / postgres_socket, Path(there[1]) / postgres_socket) as postgres,
-        relayed(own / "redis.sock", redis_socket) as redis,
+        proxied(postgres),
+        proxied(redis),
         serving(behind) as url,
         httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {api_key}"}) as client,
     ):
@@ -56,7 +46,7 @@ async def cuttable(settings: Settings, folder: Path, api_key: str) -> AsyncItera
 async def test_without_postgres_there_is_a_503_that_says_when_to_come_back(cuttable: Cuttable) -> None:
     client = cuttable.client
     run = ok(await client.post("/v1/runs", json={"input": "a"}), 202)
-    await cuttable.postgres.cut()
+    cuttable.postgres.vanish()
     for answer in (
         await client.get("/v1/runs"),
         await client.get(f"/v1/runs/{run['id']}"),
@@ -74,21 +64,21 @@ async def test_without_postgres_there_is_a_503_that_says_when_to_come_back(cutta
     assert (checks["postgres"], checks["redis"]) == ("unreachable", "ok")
     assert ok(await client.get("/health")) == {"status": "ok"}
     assert (await client.get("/metrics")).status_code == 200
-    await cuttable.postgres.mend()
+    await cuttable.postgres.heal()
     ok(await client.post("/v1/runs", json={"input": "a"}, headers={"Idempotency-Key": "away"}), 202)
     assert ok(await client.get("/ready"))["status"] == "ready"
 
 
 async def test_without_redis_runs_are_taken_in_and_streams_go_on(cuttable: Cuttable) -> None:
     client = cuttable.client
-    await cuttable.redis.cut()
+    cuttable.redis.vanish()
     run = ok(await client.post("/v1/runs", json={"input": "a"}), 202)
     assert ok(await client.get("/ready"), 503)["checks"] == {"postgres": "ok", "schema": "ok", "redis": "unreachable"}
     async with opened(client, f"/v1/runs/{run['id']}/events") as stream:
         assert [frame.event for frame in await stream.take(1)] == ["run_queued"]
         ok(await client.post(f"/v1/runs/{run['id']}/cancel"))
         assert [frame.event for frame in await stream.rest()] == ["done"]
-    await cuttable.redis.mend()
+    await cuttable.redis.heal()
 
     async def ready() -> bool:
         return (await client.get("/ready")).status_code == 200
@@ -101,11 +91,11 @@ async def test_a_stream_that_loses_postgres_ends_and_can_be_resumed(cuttable: Cu
     run = ok(await client.post("/v1/runs", json={"input": "a"}), 202)
     async with opened(client, f"/v1/runs/{run['id']}/events") as stream:
         await stream.take(1)
-        await cuttable.postgres.cut()
-        await cuttable.redis.cut()  # makes followers look in the log, which is away
+        cuttable.postgres.vanish()
+        cuttable.redis.vanish()  # makes followers look in the log, which is away
         assert await stream.rest() == []
-    await cuttable.postgres.mend()
-    await cuttable.redis.mend()
+    await cuttable.postgres.heal()
+    await cuttable.redis.heal()
     ok(await client.post(f"/v1/runs/{run['id']}/cancel"))
     async with opened(client, f"/v1/runs/{run['id']}/events?after=1") as stream:
         assert [frame.event for frame in await stream.rest()] == ["done"]

@@ -177,6 +177,5 @@ async def _drop_replies(proxy: Proxy, fault: Fault) -> None:
 
 
 async def _refuse(proxy: Proxy, fault: Fault) -> None:
-    proxy.refuse()
-    proxy.cut()
+    proxy.vanish()
     await asyncio.sleep(fault.lasts)

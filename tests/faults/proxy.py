@@ -4,7 +4,8 @@ It passes bytes between clients of an address of its own and the server at anoth
 Healthy it changes nothing. It can be told to
 
 - `cut`: end all connections at once; new ones are served,
-- `refuse`: take no new connections, as a server that is not there,
+- `refuse`: take no new connections,
+- `vanish`: both, as a server that is gone,
 - `stall`: pass nothing while connections stay open, as a network that loses every packet,
 - `delay`: pass everything later,
 - `drop_reply`: pass a request, swallow the answer and end the connection: done, and nobody hears of it.
@@ -78,6 +79,11 @@ class Proxy:
             self._server = None
             if isinstance(self.address, Path):
                 self.address.unlink(missing_ok=True)
+
+    def vanish(self) -> None:
+        """As if the server had gone."""
+        self.refuse()
+        self.cut()
 
     def stall(self) -> None:
         """From now on nothing passes, and connections stay open."""

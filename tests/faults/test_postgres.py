@@ -11,7 +11,7 @@ import asyncpg
 from cli.rehearsal import Hang, Reply, ToolCall
 from tests.e2e.caller import Caller
 from tests.faults.crew import holder, log_bytes, staff
-from tests.faults.relay import AnswersRelay
+from tests.faults.proxy import before_postgres, serving
 from tests.history import assert_history
 from tests.scripts import ScriptedModel, said
 from tests.stack import Stack
@@ -50,19 +50,12 @@ async def test_a_commit_whose_answer_was_lost_is_taken_once(
     words = [f"word{number} " for number in range(60)]
     script = model.script(Reply(tokens=words, token_delay=0.01))
     await staff(pair, 0)
-    place = folder / "relay"
-    place.mkdir()
-    async with AnswersRelay(place, pair.database_url).serving() as relay:
-        worker = await pair.add_worker({"DATABASE_URL": relay.url})
+    proxy, database_url = before_postgres(folder / "lost", pair.database_url)
+    async with serving(proxy):
+        worker = await pair.add_worker({"DATABASE_URL": database_url})
         async with pair_caller.following("go on", model=script) as stream:
             await stream.until("message_chunk")
-            relay.hold_answers()
-
-            async def committed_unheard() -> bool:
-                return b"committed" in relay.kept_back
-
-            await eventually(committed_unheard, what="a commit is made and its answer kept back")
-            await relay.drop_connections()
+            await proxy.drop_reply(b"committed")
             events = await stream.rest()
         await worker.stop()
     history = await assert_history(pair.database, events[0].data["run_id"])
