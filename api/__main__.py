@@ -33,7 +33,7 @@ def main() -> None:
     host, port = listener.getsockname()[:2]
     log.info("listening", host=host, port=port)
     app = create_app(settings)
-    Server(app, end_streams=app.end_streams).run(sockets=[listener])
+    Server(app, end_streams=app.end_streams, write_timeout=settings.write_timeout).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -29,8 +29,7 @@ log = structlog.get_logger(__name__)
 _BACKLOG: Final = 4096
 _SEND_BUFFER_BYTES: Final = 32 * 1024  # Linux doubles it
 _UNREAD_MILLISECONDS: Final = 25_000
-_UNREAD_SECONDS: Final = 20.0
-_SWEEP_TICKS: Final = 20  # of a tenth of a second
+_SWEEP_TICKS: Final = 10  # of a tenth of a second
 _GRACE_SECONDS: Final = 10
 _UNREAD_AT_THE_END_SECONDS: Final = 2.0
 _KEEP_ALIVE_SECONDS: Final = 65  # longer than the idle time of common load balancers
@@ -82,9 +81,12 @@ def raise_open_files() -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which alone would wait for open streams for ever. Ends with exit code 0 when it is told to stop."""
+    """uvicorn, which alone would wait for open streams for ever. Ends with exit code 0 when it is told to stop.
 
-    def __init__(self, app: ASGIApp, *, end_streams: Callable[[], None]) -> None:
+    A client that has read nothing of what waits for it for `write_timeout` seconds is given up.
+    """
+
+    def __init__(self, app: ASGIApp, *, end_streams: Callable[[], None], write_timeout: float = 20.0) -> None:
         self._stalled = StalledClients()
         super().__init__(
             uvicorn.Config(
@@ -103,6 +105,7 @@ class Server(uvicorn.Server):
             )
         )
         self._end_streams = end_streams
+        self._write_timeout = write_timeout
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts; what is there by then lives as long as the process, so the collector need not look at it again."""
@@ -114,7 +117,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         if counter % _SWEEP_TICKS == 0:
-            self._stalled.sweep(patience=_UNREAD_SECONDS)
+            self._stalled.sweep(patience=self._write_timeout)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1_048_576, ge=1024, le=64 * 1_048_576)
     stream_token_ttl: int = Field(300, ge=10, le=86_400)
     heartbeat_interval: float = Field(15.0, ge=0.1, le=300)
+    write_timeout: float = Field(20.0, ge=1, le=300, description="until a client that reads nothing is given up")
 
     # JWT bearer tokens of your own identity provider; off unless a key is set
     jwt_key: SecretStr = Field(SecretStr(""), description="HMAC secret or PEM public key")
