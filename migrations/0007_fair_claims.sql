@@ -309,7 +309,7 @@ BEGIN
                     deaths = CASE WHEN NOT picked.died THEN r.deaths
                                   WHEN EXISTS (SELECT FROM steps WHERE run_id = r.id AND epoch = r.epoch) THEN 1
                                   ELSE r.deaths + 1 END,
-                    left_because = NULL
+                    left_because = NULL, last_batch = NULL  -- else it would answer for a late batch of this owner
                 FROM picked, agent_versions v
                 WHERE r.id = picked.id AND v.agent_id = r.agent_id AND v.version = r.agent_version
                 RETURNING r.*, v.config, picked.nth,

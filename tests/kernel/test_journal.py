@@ -311,3 +311,21 @@ async def test_of_two_ends_the_first_counts(own_database: Pool, own_org: str, wr
     await pen.committed()
     assert await own_database.fetchval("SELECT status FROM runs WHERE id = $1", run.id) == "succeeded"
     assert [type for _, type, _ in await log_of(own_database, run.session_id)] == ["run_queued", "done"]
+
+
+async def test_a_late_batch_is_not_taken_for_one_of_an_earlier_owner_who_left_the_run_at_rest(
+    own_database: Pool, own_org: str, writer: Writer
+) -> None:
+    run = await ask(own_database, own_org)
+    first = worker(own_database, "first:1")
+    [claimed] = await first.claim(1)
+    pen = writer.pen(claimed)
+    pen.say("run_started", {})
+    await pen.committed()
+    pen.rest("paused")
+    await pen.committed()  # its batch 2
+    second = worker(own_database, "second:2")
+    [claimed] = await second.claim(1)
+    await second.hand_back({run.id: claimed.epoch}, "drained")
+    late = await commit(own_database, run.id, run.session_id, claimed.epoch, 2, [("tool_start", "{}")])
+    assert late["outcome"] == "refused"
