@@ -21,7 +21,7 @@ import uvloop
 from bench import machine
 from bench.http import BenchFailed
 from bench.report import Report, Section
-from bench.rows import first_token, idle_streams, memory, runs, start, tokens
+from bench.rows import first_token, idle_streams, memory, recovery, runs, start, tokens
 from bench.subject import Subject, clean_environment, running_subject
 from cli.console import complain, say
 from cli.signals import Stopped, stop_event, unless_stopped
@@ -32,7 +32,7 @@ _ROW_SECONDS = 60.0
 _DESCRIPTORS = 8192
 
 # In the order of the table; measured are the light ones first.
-_KEYS = (first_token.KEY, runs.KEY, tokens.KEY, idle_streams.KEY, memory.KEY, start.KEY)
+_KEYS = (first_token.KEY, runs.KEY, tokens.KEY, idle_streams.KEY, memory.KEY, recovery.KEY, start.KEY)
 _ORDER = (first_token.KEY, first_token.PICKUP_KEY, *_KEYS[1:])
 
 
@@ -66,6 +66,8 @@ class Bench:
                 await self._row(row.KEY, row.TITLE, partial(row.measure, subject))
         if memory.KEY in self._only:
             await self._row(memory.KEY, memory.TITLE, lambda: weights.after(subject))
+        if recovery.KEY in self._only:  # last: it ends the workers that the others measure
+            await self._row(recovery.KEY, recovery.TITLE, lambda: recovery.measure(subject))
 
     async def _row(self, key: str, title: str, measure: Callable[[], Awaitable[list[Section]]]) -> None:
         say(f"measuring: {title}")
