@@ -8,12 +8,17 @@ holds one piece of an answer at most, and its buffer can only shrink. Where it d
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
 log = structlog.get_logger(__name__)
+
+_NO_LINGER: Final = struct.pack("ii", 1, 0)  # struct linger of socket(7): on, for 0 seconds
 
 
 @dataclass(slots=True)
@@ -50,7 +55,15 @@ class StalledClients:
                 unsent.size, unsent.since = size, now
             elif now - unsent.since >= patience:
                 del self._unsent[transport]
-                transport.abort()
+                _reset(transport)
                 given_up += 1
         if given_up:
             log.info("stalled_clients_given_up", connections=given_up, patience=patience)
+
+
+def _reset(transport: asyncio.WriteTransport) -> None:
+    """Drops the connection at once: a mere close would leave the kernel with what it can't send for minutes."""
+    socket_ = transport.get_extra_info("socket")
+    if socket_ is not None and not transport.is_closing():
+        socket_.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    transport.abort()
