@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--run-seconds", type=float, default=40.0, help="how long the longest run takes undisturbed")
     parser.add_argument("--apis", type=int, default=2, help="API processes")
     parser.add_argument("--workers", type=int, default=4, help="worker processes")
+    parser.add_argument("--lease", type=float, default=6.0, help="seconds")
     parser.add_argument("--folder", type=Path, default=None, help="for servers and logs (default: a temporary one)")
     given = parser.parse_args()
     options = Options(
@@ -36,6 +37,7 @@ def main() -> None:
         apis=given.apis,
         workers=given.workers,
         run_seconds=given.run_seconds,
+        lease=given.lease,
     )
     say(f"chaos with seed {options.seed}: {options.faults} faults in {options.minutes:g} minutes, {options.runs} runs")
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # our own pool meets the faults of Postgres, too

@@ -37,19 +37,17 @@ WEIGHTS = {
 }
 """How often each kind is drawn, relative to the others."""
 
-LEASE = 6.0
-"""Seconds, for the workers of this stack; some faults last longer."""
-
 _LONGEST = {
-    "freeze a worker": 1.6 * LEASE,
-    "freeze an API": 4.0,
-    "stall Redis": 5.0,
-    "delay Redis": 5.0,
-    "refuse at Redis": 5.0,
-    "stall Postgres": 0.7 * LEASE,
-    "delay Postgres": 4.0,
-    "refuse at Postgres": 3.0,
+    "freeze a worker": 1.6,
+    "freeze an API": 0.7,
+    "stall Redis": 0.8,
+    "delay Redis": 0.8,
+    "refuse at Redis": 0.8,
+    "stall Postgres": 0.7,
+    "delay Postgres": 0.7,
+    "refuse at Postgres": 0.5,
 }
+"""How long those last that last, in leases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +60,8 @@ class Fault:
     chance: float
 
 
-def draw(seed: int, count: int, seconds: float) -> list[Fault]:
-    """So many faults, spread over so many seconds."""
+def draw(seed: int, count: int, seconds: float, *, lease: float) -> list[Fault]:
+    """So many faults, spread over so many seconds. How long they last goes by the workers' leases, in seconds."""
     rng = random.Random(f"faults {seed}")
     kinds = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=count)
     if count >= len(WEIGHTS):  # each kind at least once
@@ -71,6 +69,6 @@ def draw(seed: int, count: int, seconds: float) -> list[Fault]:
         rng.shuffle(kinds)
     times = sorted(rng.uniform(0, seconds) for _ in kinds)
     return [
-        Fault(at, kind, rng.uniform(0.1, 1.0) * _LONGEST.get(kind, 0.0), rng.random())
+        Fault(at, kind, rng.uniform(0.1, 1.0) * _LONGEST.get(kind, 0.0) * lease, rng.random())
         for at, kind in zip(times, kinds, strict=True)
     ]

@@ -19,7 +19,6 @@ from cli.embedded import EmbeddedServers
 from cli.rehearsal import ModelServer
 from kernel.tenants import create_key, ensure_org
 from migrations.runner import migrate
-from tests.chaos.faults import LEASE
 from tests.faults.outside import Outside, outside_world
 from tests.faults.plans import Player
 from tests.faults.proxy import Proxy, before_postgres, before_redis, serving
@@ -28,11 +27,9 @@ from tests.waiting import eventually
 
 GRACE = 2.0
 _LONGEST_FAREWELL = GRACE + 12.0
-_STARTED = {"api": '"listening"', "worker": '"worker_started"'}
+_STARTED = {"api": "Application startup complete", "worker": '"worker_started"'}
 
 _SETTINGS = {
-    "LONGHAUL_LEASE_SECONDS": f"{LEASE:g}",
-    "LONGHAUL_LEASE_RENEW_SECONDS": f"{LEASE / 4:g}",
     "LONGHAUL_GRACE_SECONDS": f"{GRACE:g}",
     "LONGHAUL_HEARTBEAT_INTERVAL": "2",
     "LONGHAUL_MODEL_IDLE_TIMEOUT": "60",
@@ -53,11 +50,6 @@ class Member:
     @property
     def works(self) -> bool:
         return self.program.alive and self.doom is None and not self.frozen
-
-    def kill(self) -> None:
-        self.doom = "killed"
-        self.told = time.monotonic()
-        self.program.send(signal.SIGKILL)
 
     def tell_to_go(self) -> None:
         self.doom = "told to go"
@@ -108,6 +100,12 @@ class House:
         for member in list(self.crew):
             await self.stack.until_ready(member.program)
 
+    def kill(self, member: Member) -> None:
+        """kill -9."""
+        member.doom = "killed"
+        self.deaths[member.program.pid] = time.time()
+        member.program.send(signal.SIGKILL)
+
     async def close(self) -> None:
         """Sends everyone home, in order."""
         self._closing = True
@@ -136,19 +134,17 @@ class House:
                 await program.kill()
         code = await leaving
         name = f"{program.name} (pid {program.pid})"
-        if member.doom == "killed":
-            self.deaths[program.pid] = time.time()
-        elif member.doom == "told to go":
+        if member.doom == "told to go":
             self.farewells.append(time.monotonic() - member.told)
             if code != 0 and _STARTED[member.kind] in program.log:
                 self.finding(f"{name} was told to go and ended with {code}")
-        elif _STARTED[member.kind] in program.log:
+        elif member.doom is None and _STARTED[member.kind] in program.log:
             self.finding(f"{name} ended by itself with {code}")
 
 
 @asynccontextmanager
-async def house(folder: Path, finding: Callable[[str], None]) -> AsyncIterator[House]:
-    """Servers and proxies for the time of the block; the crew is the caller's to open and close."""
+async def house(folder: Path, finding: Callable[[str], None], *, lease: float) -> AsyncIterator[House]:
+    """Servers and proxies for the time of the block; the crew is the caller's to open and close. `lease` in seconds."""
     async with AsyncExitStack() as things:
         servers = await things.enter_async_context(EmbeddedServers(folder / "servers"))
         await migrate(servers.database_url)
@@ -165,6 +161,8 @@ async def house(folder: Path, finding: Callable[[str], None]) -> AsyncIterator[H
             model_url=model.url,
             environment={
                 **_SETTINGS,
+                "LONGHAUL_LEASE_SECONDS": f"{lease:g}",
+                "LONGHAUL_LEASE_RENEW_SECONDS": f"{lease / 4:g}",
                 "DATABASE_URL": database_url,
                 "REDIS_URL": redis_url,
                 "LONGHAUL_EGRESS_ALLOW": outside.address,

@@ -93,7 +93,7 @@ class Injector:
             await asyncio.sleep(0.05)
 
     async def _kill(self, kind: str, fault: Fault) -> None:
-        (await self._someone(kind, fault)).kill()
+        self._house.kill(await self._someone(kind, fault))
 
     async def _tell_to_go(self, kind: str, fault: Fault) -> None:
         (await self._someone(kind, fault)).tell_to_go()

@@ -20,7 +20,7 @@ _SETTLING = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`run_seconds` is how long the longest run takes when nothing goes wrong."""
+    """`run_seconds` is how long the longest run takes when nothing goes wrong. `lease` is in seconds, too."""
 
     seed: int
     minutes: float
@@ -29,6 +29,7 @@ class Options:
     apis: int
     workers: int
     run_seconds: float
+    lease: float
 
 
 async def chaos(options: Options, folder: Path) -> list[str]:
@@ -39,8 +40,8 @@ async def chaos(options: Options, folder: Path) -> list[str]:
         findings.append(text)
         say(f"FOUND: {text}")
 
-    faults = draw(options.seed, options.faults, options.minutes * 60)
-    async with house(folder, finding) as home:
+    faults = draw(options.seed, options.faults, options.minutes * 60, lease=options.lease)
+    async with house(folder, finding, lease=options.lease) as home:
         # With one worker gone the others still have a slot for every run.
         home.open(apis=options.apis, workers=options.workers, slots=-(-options.runs * 3 // (2 * options.workers)))
         await home.ready()
