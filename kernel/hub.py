@@ -47,7 +47,7 @@ class Hub:
         self._redis_pool = redis_pool
         self._db = db
         self._feeds: dict[str, Feed] = {}
-        self._idle: dict[Feed, float] = {}  # since when, oldest first
+        self._idle: dict[Feed, float] = {}  # without viewers, since when
         self._connection: AbstractConnection | None = None
         self._closing = False
         # Words for Redis, in order: a feed that is forgotten and made anew ends up subscribed.
@@ -58,7 +58,7 @@ class Hub:
         self._last_told = 0.0  # when a store last told of any session
         self._to_audit: list[Feed] = []
         self._share = 1
-        self._next_audit = 0.0
+        self._next_audit = time.monotonic() + _AUDIT_EVERY
         # A wheel of viewers, one slot of which gets its heartbeat at each tick: never all of them at once.
         self._wheel: list[set[Viewer]] = [set() for _ in range(max(1, round(heartbeat / _TICK)))]
         self._tick_seconds = heartbeat / len(self._wheel)
