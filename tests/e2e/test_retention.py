@@ -160,10 +160,13 @@ async def test_a_session_asked_for_what_is_gone_answers_with_a_reset_and_goes_on
         await assert_history(stack.database, run_id)
 
 
-async def test_a_reset_names_the_run_that_is_at_work(stack: Stack, caller: Caller, model: ScriptedModel) -> None:
+async def test_a_reset_names_the_run_that_is_at_work(
+    stack: Stack, caller: Caller, model: ScriptedModel, late: Program
+) -> None:
     session = await caller.session()
     old = await caller.run(session=session, workflow="echo")
     await pruned(stack.database, old["id"], seconds_ago=31 * DAY)
+    caller = caller.at(late.url)
     slow = await caller.start(session=session, model=model.script(Reply(tokens=["tick "] * 5000, token_delay=0.01)))
     async with caller.stream(f"/v1/runs/{slow['id']}/events") as stream:
         await stream.until("message_chunk")  # its own stream begins above the floor
