@@ -14,7 +14,7 @@ from rich.text import Text
 
 from bench.stats import Spread
 
-Unit = Literal["ms", "s", "MB", "/s"]
+Unit = Literal["ms", "s", "MB", "/s", "×"]
 Verdict = Literal["holds", "misses"]
 
 

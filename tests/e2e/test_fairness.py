@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import structlog.testing
 
+from bench.queueing import queue_many
 from cli.rehearsal import Reply
 from kernel.leases import ClaimedRun
 from kernel.postgres import Pool
@@ -17,7 +18,6 @@ from tests.e2e.caller import calling
 from tests.e2e.conftest import OwnStack, new_key
 from tests.history import assert_history
 from tests.kernel.writing import worker
-from tests.queueing import queue_many
 from tests.scripts import ScriptedModel
 from tests.waiting import eventually
 from worker.charges import Charges

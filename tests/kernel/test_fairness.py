@@ -12,6 +12,7 @@ import asyncpg
 import orjson
 import pytest
 
+from bench.queueing import queue_many
 from kernel.agents import AgentConfig, AgentLimits, create_agent, update_agent
 from kernel.errors import InvalidInput, NotFound
 from kernel.leases import ClaimedRun, Leases
@@ -20,7 +21,6 @@ from kernel.runs import InputMessage, NewRun, pause, resume, submit
 from kernel.shares import Charge, Used, charge, list_shares, set_share
 from kernel.tenants import ensure_org
 from tests.kernel.writing import FINISHED, Writer, expire, worker
-from tests.queueing import queue_many
 
 # What claim_runs looks at, at most.
 MOST_ORGS = 128
