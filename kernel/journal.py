@@ -20,8 +20,8 @@ import structlog
 
 from kernel.events import encode_json, render_frame, render_time
 from kernel.fanout import Publisher
-from kernel.postgres import UNAVAILABLE, Pool
-from kernel.runlog import Batch, End, Owner, RunLog
+from kernel.postgres import STORE_ERRORS, UNAVAILABLE, Pool, patiently
+from kernel.runlog import Batch, Owner, RunLog
 from kernel.sql import statements
 
 SQL = statements(__package__, "journal.sql")
@@ -33,6 +33,13 @@ _RETRY = (*UNAVAILABLE, asyncpg.DeadlockDetectedError, asyncpg.SerializationErro
 # too short to notice in one that does not.
 _SOON = 0.02
 
+_UNSTORABLE = {
+    "code": "unstorable",
+    "message": "The run produced something that can't be stored.",
+    "retryable": False,
+    "suggestions": ["the operator's log has the reason under this run's id"],
+}
+
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
@@ -42,7 +49,6 @@ class _Slice:
     batch: Batch
     waiters: list[asyncio.Future[None]]
     number: int
-    last_words: bool = False
 
 
 @dataclass(slots=True)
@@ -151,13 +157,23 @@ class Journal:
                 await self._commit([piece])
             return
         [piece] = slices
-        log.exception("journal_could_not_store", run_id=piece.run.owner.run_id)
-        if piece.last_words:
-            piece.run.lose(piece.waiters)
-        else:
-            # The run ends here, saying why; on another worker it would only end the same way.
-            piece.run.lose(piece.waiters)
-            await self._commit([_Slice(piece.run, _unstorable(piece.run), [], piece.number, last_words=True)])
+        owner = piece.run.owner
+        log.exception("journal_could_not_store", run_id=owner.run_id)
+        piece.run.lose(piece.waiters)
+        # The run ends here, saying why; on another worker it would only end the same way. Its log as it stands tells
+        # what was begun and used, for this batch counts for nothing.
+        try:
+            row = await patiently(
+                lambda: self._db.fetchrow(
+                    SQL.end_unstorable, owner.run_id, owner.session_id, owner.epoch, encode_json(_UNSTORABLE)
+                )
+            )
+        except STORE_ERRORS as error:
+            log.warning("unstorable_run_not_ended", run_id=owner.run_id, error=repr(error), effect="it is tried again")
+            return
+        self._publisher.nudge(owner.org_id, owner.session_id)
+        if row is not None and row["next_run"] is not None:
+            self._on_next_run()
 
     def _settle(self, piece: _Slice, row: asyncpg.Record) -> None:
         owner = piece.run.owner
@@ -197,18 +213,6 @@ def _resolve(waiters: list[asyncio.Future[None]]) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)
-
-
-def _unstorable(run: RunLog) -> Batch:
-    error = {
-        "code": "unstorable",
-        "message": "The run produced something that can't be stored.",
-        "retryable": False,
-        "suggestions": ["the operator's log has the reason under this run's id"],
-    }
-    end = End("failed", "unstorable", run.usage(), error)
-    done = {"status": end.status, "finish_reason": end.finish_reason, "usage": end.usage}
-    return Batch(events=[("error", encode_json(error)), ("done", encode_json(done))], end=end)
 
 
 def _json(rows: list[dict[str, Any]]) -> str | None:

@@ -8,6 +8,13 @@ SELECT * FROM journal_commit(
     $15, $16, $17, $18, $19, $20, $21, $22,
     $23, $24, $25, $26, $27, $28, $29, $30, $31, $32);
 
+-- name: end_unstorable
+-- Ends run $1 of session $2 under epoch $3 with the error $4, for its owner can't. No row: the epoch is over.
+WITH fenced AS MATERIALIZED (
+    SELECT id FROM sessions WHERE id = $2 AND head_run_id = $1 AND head_epoch = $3 FOR NO KEY UPDATE
+)
+SELECT end_run_from_outside($1, 'failed', 'unstorable', $4, clock_timestamp()) AS next_run FROM fenced;
+
 -- name: read
 -- The floor of session $2, and its log after seq $3 or the floor, whichever is higher: at most $4 events, and of these
 -- only as many as begin within $5 bytes of data. One row without an event where there are none.

@@ -31,14 +31,14 @@ RETURNING id, org_id, user_id, agent_id, title, metadata, last_seq, head_run_id,
 SELECT head_run_id FROM sessions WHERE org_id = $1 AND id = $2 FOR UPDATE;
 
 -- Runs, messages, steps and events go with the session's row; checkpoints hang on nothing.
+-- A run's threads are its id and, for its sub-agents, `<its id>/…`: bytewise, all that is below `<its id>0`.
 -- name: delete_checkpoint_writes
-DELETE FROM checkpoint_writes WHERE org_id = $1 AND thread_id IN (
-    SELECT thread_id FROM checkpoints WHERE org_id = $1 AND run_id IN (
-        SELECT id FROM runs WHERE org_id = $1 AND session_id = $2));
+DELETE FROM checkpoint_writes w USING runs r
+WHERE r.org_id = $1 AND r.session_id = $2 AND w.org_id = $1 AND w.thread_id >= r.id AND w.thread_id < r.id || '0';
 
 -- name: delete_checkpoints
-DELETE FROM checkpoints WHERE org_id = $1 AND run_id IN (
-    SELECT id FROM runs WHERE org_id = $1 AND session_id = $2);
+DELETE FROM checkpoints c USING runs r
+WHERE r.org_id = $1 AND r.session_id = $2 AND c.org_id = $1 AND c.thread_id >= r.id AND c.thread_id < r.id || '0';
 
 -- name: delete
 DELETE FROM sessions WHERE org_id = $1 AND id = $2;

@@ -213,6 +213,13 @@ async def test_a_commit_whose_connection_broke_is_sent_again_and_written_once(
     assert [type for _, type, _ in await log_of(own_database, run.session_id)] == ["run_queued", "run_started"]
 
 
+async def until_ended(database: Pool, run_id: str) -> None:
+    async def ended() -> bool:
+        return bool(await database.fetchval("SELECT finished_at FROM runs WHERE id = $1", run_id))
+
+    await eventually(ended, what="the run has ended")
+
+
 async def test_data_that_the_database_refuses_ends_its_run_and_harms_no_other(
     own_database: Pool, own_org: str, writer: Writer
 ) -> None:
@@ -225,11 +232,29 @@ async def test_data_that_the_database_refuses_ends_its_run_and_harms_no_other(
         pen.say("run_started", {})
     outcomes = await asyncio.gather(*(pen.committed() for pen in pens), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [LeaseLost, type(None), type(None)]
+    await until_ended(own_database, runs[0].id)
     assert [len(await log_of(own_database, run.session_id)) for run in runs] == [3, 2, 2]
     log = await log_of(own_database, runs[0].session_id)
     assert [type for _, type, _ in log] == ["run_queued", "error", "done"]
     assert orjson.loads(log[1][2])["code"] == "unstorable"
     assert await own_database.fetchval("SELECT status FROM runs WHERE id = $1", runs[0].id) == "failed"
+
+
+async def test_text_that_was_begun_is_discarded_when_its_run_produces_what_the_database_refuses(
+    own_database: Pool, own_org: str, writer: Writer
+) -> None:
+    run = await ask(own_database, own_org)
+    [claimed] = await worker(own_database).claim(1)
+    pen = writer.pen(claimed)
+    pen.chunk(f"msg_{run.id[4:]}", "half")
+    await pen.committed()
+    pen.record_step(NewStep("0-x", "", "NO_SUCH_STATE", 0.1))
+    pen.stage_checkpoint(checkpoint(run.id))
+    with pytest.raises(LeaseLost):
+        await pen.committed()
+    await until_ended(own_database, run.id)
+    log = await log_of(own_database, run.session_id)
+    assert [type for _, type, _ in log] == ["run_queued", "message_chunk", "message_discarded", "error", "done"]
 
 
 async def test_what_a_step_concludes_is_written_with_its_checkpoint_and_not_before(
