@@ -80,7 +80,7 @@ class Lanes:
         await asyncio.sleep(self._rng.uniform(0, self._seconds / 2))
         while not self._closing.is_set():
             plan = make_plan(self._rng, f"p{next(self._numbers)}", seconds=self._rng.uniform(0.3, 1) * self._seconds)
-            course = Course(plan, self._house.deaths, self._house.finding)
+            course = Course(plan, self._house.deaths, self._house.hurt, self._house.finding)
             followers = [
                 Follower(course, http, lambda: self._house.any_api(self._rng), self._rng)
                 for _ in range(1 + (self._rng.random() < 0.2))

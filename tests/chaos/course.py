@@ -15,10 +15,11 @@ _AT = re.compile(rb'"at":"([^"]+)"')
 
 @dataclass(slots=True, eq=False)
 class Course:
-    """`deaths` tells of killed workers by pid; `report` takes findings."""
+    """`deaths` are killed workers by pid, `hurt` those that were killed or frozen; `report` takes findings."""
 
     plan: Plan
     deaths: Mapping[int, float]
+    hurt: set[int]
     report: Callable[[str], None]
     run_id: str = ""
     session_id: str = ""

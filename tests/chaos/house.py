@@ -59,8 +59,8 @@ class Member:
 
 @dataclass(slots=True)
 class House:
-    """`finding` is told of what must not be. `deaths` are the pids of workers that were killed, with the time;
-    `farewells` the seconds from SIGTERM to the end of a process."""
+    """`finding` is told of what must not be. `deaths` are the pids of processes that were killed, with the time;
+    `hurt` holds those that were killed or frozen, `farewells` the seconds from SIGTERM to the end of a process."""
 
     servers: EmbeddedServers
     postgres: Proxy
@@ -71,6 +71,7 @@ class House:
     finding: Callable[[str], None]
     crew: list[Member] = field(default_factory=list)
     deaths: dict[int, float] = field(default_factory=dict)
+    hurt: set[int] = field(default_factory=set)
     farewells: list[float] = field(default_factory=list)
     _keepers: list[asyncio.Task[None]] = field(default_factory=list)
     _closing: bool = False
@@ -103,6 +104,7 @@ class House:
     def kill(self, member: Member) -> None:
         """kill -9."""
         member.doom = "killed"
+        self.hurt.add(member.program.pid)
         self.deaths[member.program.pid] = time.time()
         member.program.send(signal.SIGKILL)
 

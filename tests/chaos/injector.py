@@ -101,6 +101,7 @@ class Injector:
     async def _freeze(self, kind: str, fault: Fault) -> None:
         member = await self._someone(kind, fault)
         member.frozen = True
+        self._house.hurt.add(member.program.pid)
         member.program.send(signal.SIGSTOP)
         await asyncio.sleep(fault.lasts)
         if member.program.alive:

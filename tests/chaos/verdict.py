@@ -76,7 +76,8 @@ class Verdict:
 
     def _judge_end(self, course: Course, history: History) -> None:
         status, reason = history.run["status"], history.run["finish_reason"]
-        self.statuses[status if status != "failed" else f"failed ({reason})"] += 1
+        hurt = len(course.hurt.intersection(course.owners))
+        self.statuses[status if status != "failed" else f"failed ({reason}, {hurt} owners hurt)"] += 1
         self.attempts[history.run["attempt"]] += 1
         if status == "cancelled" and course.cancelled_at is None:
             course.finding("it was cancelled, and nobody asked for that")
