@@ -102,6 +102,8 @@ async def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
         "GET /v1/runs/{run_id}/wait",
         "GET /v1/runs/{run_id}/steps",
         "POST /v1/runs/{run_id}/cancel",
+        "POST /v1/runs/{run_id}/pause",
+        "POST /v1/runs/{run_id}/resume",
         "POST /v1/runs/{run_id}/stream-token",
     }
 

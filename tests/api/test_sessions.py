@@ -9,7 +9,7 @@ from kernel.ids import new_id
 from kernel.runlog import NewMessage, NewStep
 from tests.api.checks import ok, problem
 from tests.api.conftest import Apart
-from tests.kernel.writing import FINISHED, worker, writing
+from tests.kernel.writing import FINISHED, checkpoint, worker, writing
 
 
 async def test_a_session_is_made_changed_and_found_again(client: httpx.AsyncClient) -> None:
@@ -105,6 +105,7 @@ async def test_tool_messages_and_steps_are_listed_but_not_what_sub_agents_say(ap
             pen.record_message(NewMessage(new_id("msg"), path, position, role, content, tool_calls, call_id))
         for number, state in enumerate(("THINK", "ACT", "THINK", "RESPOND")):
             pen.record_step(NewStep(f"{number}", "", state, 1.0 - number / 10))
+            pen.stage_checkpoint(checkpoint(claimed.id, number))
         pen.end(FINISHED)
     listed = ok(await client.get(f"/v1/sessions/{run['session_id']}/messages"))["data"]
     assert [message["role"] for message in listed] == ["user", "assistant", "tool", "assistant"]

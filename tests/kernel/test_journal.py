@@ -7,16 +7,12 @@ import asyncio
 import orjson
 import pytest
 
-from kernel.checkpoints import CheckpointRow, CheckpointWriteRow
+from kernel.checkpoints import CheckpointWriteRow
 from kernel.errors import LeaseLost
 from kernel.postgres import Pool
 from kernel.runlog import End, NewMessage, NewStep
-from tests.kernel.writing import FINISHED, Writer, ask, commit, expire, log_of, worker
+from tests.kernel.writing import FINISHED, Writer, ask, checkpoint, commit, expire, log_of, worker
 from tests.waiting import eventually
-
-
-def checkpoint(thread_id: str, number: int = 1) -> CheckpointRow:
-    return CheckpointRow(thread_id, "", f"c{number}", None, "msgpack", b"state", b"metadata")
 
 
 async def test_what_many_runs_have_pending_goes_into_one_commit(

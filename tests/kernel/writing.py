@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import asyncpg
 from redis.asyncio import Redis
 
+from kernel.checkpoints import CheckpointRow
 from kernel.fanout import Publisher
 from kernel.journal import SQL, Journal
 from kernel.leases import ClaimedRun, Leases
@@ -98,3 +99,8 @@ async def log_of(database: Pool, session_id: str) -> list[tuple[int, str, str]]:
     """The session's log as (seq, type, data)."""
     rows = await database.fetch("SELECT seq, type, data FROM events WHERE session_id = $1 ORDER BY seq", session_id)
     return [(row["seq"], row["type"], row["data"]) for row in rows]
+
+
+def checkpoint(thread_id: str, number: int = 1) -> CheckpointRow:
+    """A state of a thread, as small as can be."""
+    return CheckpointRow(thread_id, "", f"c{number}", None, "msgpack", b"state", b"metadata")
