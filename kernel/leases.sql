@@ -7,13 +7,12 @@ SELECT * FROM claim_runs($1, $2, $3, $4, $5, $6, $7);
 -- name: left_behind
 -- What earlier owners of run $1 (org $2, session $3, turn $4, log from $5 on) have committed. To be asked under the new
 -- epoch: only then can nothing be added any more.
-SELECT coalesce((SELECT json_agg(DISTINCT e.data ->> 'message_id')
-                 FROM events e
-                 WHERE e.session_id = $3 AND e.seq >= $5 AND e.run_id = $1 AND e.type = 'message_chunk'
-                   AND NOT EXISTS (SELECT 1 FROM events d
-                                   WHERE d.session_id = $3 AND d.seq >= $5 AND d.run_id = $1
-                                     AND d.type IN ('message', 'message_discarded')
-                                     AND d.data ->> 'message_id' = e.data ->> 'message_id')), '[]') AS unfinished,
+SELECT coalesce((SELECT json_agg(begun.id)
+                 FROM (SELECT e.data ->> 'message_id' AS id FROM events e
+                       WHERE e.session_id = $3 AND e.seq >= $5 AND e.run_id = $1
+                         AND e.type IN ('message_chunk', 'message', 'message_discarded')
+                       GROUP BY 1 HAVING bool_and(e.type = 'message_chunk') ORDER BY min(e.seq)) AS begun),
+                '[]') AS unfinished,
        (SELECT json_build_array(coalesce(sum((u.data ->> 'input_tokens')::bigint), 0),
                                 coalesce(sum((u.data ->> 'output_tokens')::bigint), 0))
         FROM events u

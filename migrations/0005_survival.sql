@@ -12,7 +12,7 @@ ALTER TABLE runs
 UPDATE runs SET graph_version = 1 WHERE epoch > 0 AND finished_at IS NULL;
 
 CREATE INDEX runs_deadlines ON runs (deadline_at) WHERE finished_at IS NULL AND deadline_at IS NOT NULL;
-CREATE INDEX runs_cancelling ON runs (cancel_requested_at) WHERE status = 'running' AND cancel_requested_at IS NOT NULL;
+CREATE INDEX runs_cancelling ON runs (cancel_requested_at) WHERE finished_at IS NULL AND cancel_requested_at IS NOT NULL;
 
 -- The ledger: one row per tool call and delegation, under the key run_id:step_id:call_id. The result itself is the
 -- message at (path, position), written in the same transaction as the outcome.
@@ -51,14 +51,10 @@ BEGIN
     SELECT * INTO STRICT r FROM runs WHERE id = p_run;
     IF r.epoch > 0 THEN
         FOR v_message IN
-            SELECT e.data ->> 'message_id' AS id, e.data ->> 'path' AS path FROM events e
+            SELECT e.data ->> 'message_id' AS id, min(e.data ->> 'path') AS path FROM events e
             WHERE e.session_id = r.session_id AND e.seq >= r.first_seq AND e.run_id = p_run
-              AND e.type = 'message_chunk'
-              AND NOT EXISTS (SELECT 1 FROM events d
-                              WHERE d.session_id = r.session_id AND d.seq >= r.first_seq AND d.run_id = p_run
-                                AND d.type IN ('message', 'message_discarded')
-                                AND d.data ->> 'message_id' = e.data ->> 'message_id')
-            GROUP BY 1, 2 ORDER BY min(e.seq)
+              AND e.type IN ('message_chunk', 'message', 'message_discarded')
+            GROUP BY 1 HAVING bool_and(e.type = 'message_chunk') ORDER BY min(e.seq)
         LOOP
             PERFORM append_event(r.session_id, r.org_id, p_run, 'message_discarded',
                 json_strip_nulls(json_build_object('message_id', v_message.id, 'path', v_message.path)), p_at);
@@ -158,9 +154,10 @@ BEGIN
     RETURN CASE r.status WHEN 'running' THEN 'running' ELSE 'resumed' END;
 END $$;
 
--- Ends what should have ended by now: runs past their deadline, wherever they are, and running ones whose owner was
--- asked to cancel them p_patience seconds ago and did not. At most p_limit of each; sessions that are locked right
--- now are left to the next look. Returns whom to tell, and the runs that came to the head of their session.
+-- Ends what should have ended by now: runs past their deadline, wherever they are, running ones whose owner was asked
+-- to cancel them p_patience seconds ago and did not, and those whose owner gave them back before it heard of that. At
+-- most p_limit of each; sessions that are locked right now are left to the next look. Returns whom to tell, and the runs
+-- that came to the head of their session. Locks in the order in which leases are renewed, by session.
 CREATE FUNCTION end_overdue_runs(p_patience double precision, p_limit integer)
 RETURNS TABLE (org_id text, session_id text, run_id text, status text, next_run text)
 LANGUAGE plpgsql AS $$
@@ -172,14 +169,17 @@ DECLARE
     r runs%ROWTYPE;
 BEGIN
     FOR v_due IN
-        (SELECT id, runs.session_id FROM runs
-         WHERE runs.status = 'running' AND cancel_requested_at IS NOT NULL AND cancel_requested_at < v_at - v_patience
-         LIMIT p_limit)
-        UNION ALL
-        (SELECT id, runs.session_id FROM runs
-         WHERE finished_at IS NULL AND deadline_at IS NOT NULL AND deadline_at < v_at
-           AND (runs.status <> 'running' OR deadline_at < v_at - v_patience)
-         LIMIT p_limit)
+        SELECT due.* FROM (
+            (SELECT id, runs.session_id FROM runs
+             WHERE finished_at IS NULL AND cancel_requested_at IS NOT NULL
+               AND (runs.status <> 'running' OR cancel_requested_at < v_at - v_patience)
+             LIMIT p_limit)
+            UNION ALL
+            (SELECT id, runs.session_id FROM runs
+             WHERE finished_at IS NULL AND deadline_at IS NOT NULL AND deadline_at < v_at
+               AND (runs.status <> 'running' OR deadline_at < v_at - v_patience)
+             LIMIT p_limit)) AS due
+        ORDER BY due.session_id
     LOOP
         PERFORM 1 FROM sessions WHERE id = v_due.session_id FOR NO KEY UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;

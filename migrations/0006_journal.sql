@@ -120,6 +120,13 @@ BEGIN
         SET channel = excluded.channel, format = excluded.format, value = excluded.value;
     END IF;
 
+    IF p_ends IS NOT NULL AND p_rests IS NOT NULL THEN
+        -- in the order in which leases are renewed; either kind by itself comes in it anyway
+        PERFORM 1 FROM runs WHERE id IN (SELECT p_runs[x.slice] FROM json_to_recordset(p_ends) AS x (slice integer)
+                                         UNION SELECT p_runs[x.slice] FROM json_to_recordset(p_rests) AS x (slice integer))
+        ORDER BY session_id FOR NO KEY UPDATE;
+    END IF;
+
     IF p_ends IS NOT NULL THEN
         FOR v_end IN
             SELECT * FROM json_to_recordset(p_ends)

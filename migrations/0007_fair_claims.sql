@@ -271,10 +271,14 @@ BEGIN
                ORDER BY d.lease_until LIMIT v_most)
               UNION ALL
               (SELECT 1, r.id, r.vtag, o.max_running IS NOT NULL OR a.max_running IS NOT NULL
-               FROM runs r JOIN orgs o ON o.id = r.org_id JOIN agents a ON a.id = r.agent_id
+               FROM runs r JOIN orgs o ON o.id = r.org_id JOIN agents a ON a.id = r.agent_id,
+                    -- those behind a full cap must not hide the others
+                    LATERAL room_in_org(o.id, o.max_running) AS in_org,
+                    LATERAL room_for_agent(o.id, a.id, a.max_running) AS for_agent
                WHERE r.head AND r.status = 'queued' AND r.pause_requested_at IS NULL
                  AND r.left_because IN ('drained', 'store_away') AND coalesce(r.graph_version, 1) <= p_graph
                  AND (r.deadline_at IS NULL OR r.deadline_at > now())
+                 AND in_org.room > 0 AND for_agent.room > 0
                ORDER BY r.id LIMIT v_most)
               UNION ALL
               SELECT 2, c.id, c.tag, c.org_cap IS NOT NULL OR c.agent_cap IS NOT NULL
