@@ -35,7 +35,7 @@ def _longhaul(*arguments: str, **environment: str) -> subprocess.CompletedProces
 def test_help_names_every_command_without_loading_the_graph() -> None:
     answer = _longhaul("--help", PYTHONPROFILEIMPORTTIME="1")
     assert answer.returncode == 0
-    for command in ("demo", "dev", "run", "migrate", "keys", "workers", "api", "worker"):
+    for command in ("demo", "dev", "run", "migrate", "keys", "orgs", "workers", "api", "worker"):
         assert f" {command} " in answer.stdout
     for heavy in ("langgraph", "langchain_openai", "aiohttp", "asyncpg", "starlette"):
         assert f"| {heavy}\n" not in answer.stderr.replace("|   ", "| ")
