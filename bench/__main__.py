@@ -21,20 +21,32 @@ import uvloop
 from bench import machine
 from bench.http import BenchFailed
 from bench.report import Report, Section
-from bench.rows import claims, fairness, first_token, idle_streams, memory, recovery, runs, scaling, start, tokens
+from bench.rows import (
+    claims,
+    fairness,
+    first_token,
+    idle_streams,
+    memory,
+    recovery,
+    runs,
+    scaling,
+    start,
+    subscribers,
+    tokens,
+)
 from bench.subject import Subject, clean_environment, running_subject
 from cli.console import complain, say
 from cli.signals import Stopped, stop_event, unless_stopped
 from kernel.errors import LonghaulError
 
-_SECONDS = 290.0
+_SECONDS = 335.0
 _ROW_SECONDS = 75.0
 _DESCRIPTORS = 8192
 
 # In the order of the table; measured are the light ones first.
 _KEYS = (
-    *(first_token.KEY, runs.KEY, tokens.KEY, idle_streams.KEY, memory.KEY, claims.KEY, scaling.KEY, fairness.KEY),
-    *(recovery.KEY, start.KEY),
+    *(first_token.KEY, runs.KEY, tokens.KEY, idle_streams.KEY, subscribers.KEY, memory.KEY, claims.KEY, scaling.KEY),
+    *(fairness.KEY, recovery.KEY, start.KEY),
 )
 _ORDER = (first_token.KEY, first_token.PICKUP_KEY, *_KEYS[1:])
 
@@ -64,7 +76,7 @@ class Bench:
         weights = memory.MemoryRow()
         if memory.KEY in self._only:
             await self._row(memory.KEY, memory.TITLE, lambda: _none(weights.before(subject)))
-        for row in (idle_streams, first_token, runs, tokens, claims, scaling, fairness):
+        for row in (idle_streams, first_token, runs, tokens, claims, scaling, fairness, subscribers):
             if row.KEY in self._only:
                 await self._row(row.KEY, row.TITLE, partial(row.measure, subject))
         if memory.KEY in self._only:

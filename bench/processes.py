@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Mapping
@@ -13,6 +14,12 @@ from bench.http import BenchFailed
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _MUCH = 0.15  # of all cores
+
+
+def raise_descriptors() -> None:
+    """Lets this process, and those it starts from now on, open as many files as the system allows it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def resident_mb(pid: int) -> float:
@@ -26,6 +33,25 @@ def resident_mb(pid: int) -> float:
         return int(found.stdout) * 1024 / 1e6
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise BenchFailed(f"process {pid} has gone") from error
+
+
+def processor_seconds(pid: int) -> float | None:
+    """Seconds of processor time that it has used; None where the system does not tell."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def socket_bytes() -> int | None:
+    """What the kernel keeps for all TCP sockets of the machine; None where it does not tell."""
+    try:
+        lines = (_PROC / "net" / "sockstat").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    words = next(line.split() for line in lines if line.startswith("TCP:"))
+    return int(words[words.index("mem") + 1]) * os.sysconf("SC_PAGESIZE")
 
 
 class ProcessorTime:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from bench.stats import Spread
 
-Unit = Literal["ms", "s", "MB", "/s", "×"]
+Unit = Literal["ms", "s", "KB", "MB", "/s", "×", "%", ""]
 Verdict = Literal["holds", "misses"]
 
 
@@ -132,7 +132,7 @@ def _must(line: Line) -> str:
 
 def _amount(value: float, unit: Unit) -> str:
     text = f"{value:,.0f}" if unit == "/s" else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
-    return f"{text} {unit}"
+    return f"{text} {unit}".rstrip()
 
 
 def _plain(line: Line) -> dict[str, Any]:

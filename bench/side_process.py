@@ -21,8 +21,24 @@ from bench.http import BenchFailed
 class SideProcess:
     """`said` is the JSON object it wrote once it was ready."""
 
-    pid: int
     said: Mapping[str, Any]
+    _process: Process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def ask(self, do: str, **more: Any) -> dict[str, Any]:
+        """Has a process that takes commands (`bench.commands`) do something. Its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(orjson.dumps({"do": do, **more}) + b"\n")
+        await self._process.stdin.drain()
+        line = await self._process.stdout.readline()
+        if not line:
+            raise BenchFailed(f"a process beside the bench ended when it was to {do}")
+        answer: dict[str, Any] = orjson.loads(line)
+        return answer
 
 
 @asynccontextmanager
@@ -33,7 +49,7 @@ async def side_process(module: str) -> AsyncIterator[SideProcess]:
         *(sys.executable, "-P", "-m", module), stdin=PIPE, stdout=PIPE, start_new_session=True
     )
     try:
-        yield SideProcess(process.pid, orjson.loads(await _first_line(process, module)))
+        yield SideProcess(orjson.loads(await _first_line(process, module)), process)
     finally:
         assert process.stdin is not None
         process.stdin.close()

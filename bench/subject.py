@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,6 +52,13 @@ class Subject:
         port = int(self._stack.url.rpartition(":")[2])
         environment = programs.base_environment(self._environment, self._stack.data, port) | stores
         return programs.worker(self._stack.data, environment, number)
+
+    def further_api(self, name: str, port: int) -> ProcessService:
+        """Another API process of the same stack, not started yet. Whoever starts it ends it."""
+        stores = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
+        data = self._stack.data
+        service = programs.api(data, programs.base_environment(self._environment, data, port) | stores)
+        return ProcessService(replace(service.spec, name=name, log=data.log(name), pid_file=data.pid_file(name)))
 
     def processor_time(self) -> ProcessorTime:
         """Starts counting the processor time of all its processes."""
