@@ -31,7 +31,7 @@ from kernel.bell import Bell
 from kernel.errors import LonghaulError
 from kernel.fanout import Publisher
 from kernel.hub import Hub
-from kernel.postgres import open_pool
+from kernel.postgres import close_pool, open_pool
 from kernel.settings import Settings
 from kernel.tasks import end
 
@@ -141,10 +141,7 @@ class App:
             await end(hub_task)
             await bell.aclose()
             await redis.aclose()
-            try:
-                await asyncio.wait_for(db.close(), _FAREWELL_SECONDS)
-            except TimeoutError:
-                db.terminate()
+            await close_pool(db)
 
 
 async def _keep_running(name: str, run: Callable[[], Awaitable[None]]) -> None:

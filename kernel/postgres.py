@@ -54,6 +54,7 @@ async def patiently(call: Callable[[], Awaitable[T]], *, patience: float = 10.0)
 
 
 _CANCEL_SECONDS: Final = 1.0
+_FAREWELL_SECONDS: Final = 2.0
 
 
 class PlainConnection(asyncpg.Connection):
@@ -111,3 +112,12 @@ async def open_pool(
         ) from error
     assert pool is not None
     return pool
+
+
+async def close_pool(pool: Pool) -> None:
+    """Closes the pool's connections in order, or, where the server does not answer, without its consent."""
+    try:
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            await pool.close()
+    except UNAVAILABLE:
+        pool.terminate()

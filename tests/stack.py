@@ -52,8 +52,9 @@ class Program:
 
     @property
     def log(self) -> str:
-        """All that it has written so far."""
-        return self._child.spec.log.read_text("utf-8", "replace")
+        """All that it has written so far; nothing once its folder has been removed."""
+        log = self._child.spec.log
+        return log.read_text("utf-8", "replace") if log.exists() else ""
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)

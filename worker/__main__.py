@@ -23,7 +23,7 @@ from kernel.fanout import Publisher
 from kernel.journal import Journal
 from kernel.leases import Leases
 from kernel.log import configure_logs
-from kernel.postgres import STORE_ERRORS, open_pool
+from kernel.postgres import STORE_ERRORS, close_pool, open_pool
 from kernel.settings import Settings, load_settings
 from memory.embedders import choose_embedder
 from memory.store import PostgresMemory
@@ -60,7 +60,7 @@ async def work(settings: Settings) -> None:
         # What Postgres is asked for must be answered in time to be asked again within a lease.
         patience = max(5.0, settings.lease_seconds / 2)
         db = await open_pool(database_url, size=settings.database_pool, name="longhaul worker", answer_within=patience)
-        stack.push_async_callback(db.close)
+        stack.push_async_callback(close_pool, db)
         redis_url = settings.redis_url.get_secret_value()
         redis = _open_redis(redis_url, answer_within=5)
         stack.push_async_callback(redis.aclose)

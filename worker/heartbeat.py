@@ -22,6 +22,7 @@ import structlog
 from kernel.fanout import Publisher
 from kernel.journal import Journal
 from kernel.leases import Leases
+from kernel.postgres import UNAVAILABLE
 from worker.executor import Executor
 from worker.vigil import SETTLE_SECONDS, Vigil
 
@@ -108,7 +109,10 @@ class Heartbeat:
                         self._tell(self._executor.lose, run_id, epoch)
             await asyncio.to_thread(self._stopping.wait, min(_LOOK_EVERY, self._renew_seconds))
         if connection is not None:
-            await connection.close()
+            try:
+                await connection.close()
+            except UNAVAILABLE:
+                connection.terminate()
 
     async def _renew(self, leases: Leases, owned: dict[str, int]) -> None:
         figures = asdict(self._executor.figures) | {"journal": asdict(self._journal.figures)}

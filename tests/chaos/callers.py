@@ -100,7 +100,7 @@ class Lanes:
         """Some runs go on with a session, where they may have to wait for the one before."""
         path = "/v1/runs"
         if self._sessions and self._rng.random() < 0.2:
-            path = f"/v1/sessions/{self._rng.choice(self._sessions)}/runs"
+            path = f"/v1/sessions/{self._sessions.pop(self._rng.randrange(len(self._sessions)))}/runs"
         body = {"agent_id": self._agent, "input": orjson.dumps(course.plan).decode()}
         run = await self._insist(http, "POST", path, body, (202,), key=course.plan["name"])
         course.run_id, course.session_id = run["id"], run["session_id"]

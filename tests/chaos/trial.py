@@ -14,8 +14,8 @@ from tests.chaos.injector import Injector
 from tests.chaos.report import Report, say
 from tests.chaos.verdict import Verdict
 
-_SETTLING = 120.0
-"""Seconds after the last fault within which every run must have ended."""
+_SETTLING = 90.0
+"""Seconds beyond two times the longest run, after the last fault, within which every run must have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,10 @@ async def chaos(options: Options, folder: Path) -> list[str]:
         injecting.result()
         say(f"all faults are over; {len(lanes.at_work)} runs are at work and must end")
         lanes.close()
-        await asyncio.wait([running], timeout=_SETTLING)
+        patience = _SETTLING + 2 * options.run_seconds
+        await asyncio.wait([running], timeout=patience)
         for course in lanes.at_work:
-            course.finding(f"it has not ended {_SETTLING:g} s after the last fault")
+            course.finding(f"it has not ended {patience:g} s after the last fault")
         if running.done():
             running.result()
         running.cancel()

@@ -81,8 +81,7 @@ async def scene(make_stack: MakeStack) -> AsyncIterator[Scene]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed and isinstance(item, pytest.Function):
-        stacks = [item.funcargs.get(name) for name in ("mortal", "pair")]
-        if isinstance(scene := item.funcargs.get("scene"), Scene):
-            stacks.append(scene.stack)
+        found = [item.funcargs.get(name) for name in ("mortal", "pair", "scene", "remote")]
+        stacks = [getattr(fixture, "stack", fixture) for fixture in found]
         report.sections += [("logs of the stack", stack.logs()) for stack in stacks if isinstance(stack, Stack)]
     return report

@@ -5,6 +5,7 @@ callers are told quickly to come back, and afterwards all is as before, connecti
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from cli.embedded import EmbeddedServers
 from cli.rehearsal import Reply
 from kernel.postgres import UNAVAILABLE
 from migrations.runner import migrate
-from tests.e2e.caller import Answer, Caller, Stream, calling
+from tests.e2e.caller import Answer, Caller, Event, Stream, calling
 from tests.faults.crew import PATIENT_MODEL, log_bytes, org_with_key
 from tests.faults.proxy import Proxy, before_postgres, serving
 from tests.history import assert_history
@@ -92,17 +93,11 @@ async def _all_well_again(remote: Remote) -> AsyncIterator[None]:
     """After a test nothing is wrong with the network, every process lives, and answers."""
     yield
     await remote.network.heal()
-    assert all(program.alive for program in remote.stack.programs)
+    assert all(program.alive or program.exit_code == 0 for program in remote.stack.programs)
     for program in remote.stack.programs:
         if program.url:
             await remote.stack.until_ready(program)
             await remote.caller.at(program.url).get("/v1/runs")
-
-
-@pytest.fixture
-def stack(remote: Remote) -> Stack:
-    """For the report of a failure."""
-    return remote.stack
 
 
 async def test_while_nothing_passes_callers_are_told_quickly_to_come_back(remote: Remote) -> None:
@@ -143,6 +138,37 @@ async def test_runs_do_not_notice_a_stall_that_is_shorter_than_their_leases(
             await stream.until("message_chunk")
         await stream.rest()
     await whole(remote, stream, run_id)
+
+
+async def test_runs_go_on_after_a_stall_that_is_longer_than_their_leases(remote: Remote, model: ScriptedModel) -> None:
+    async with remote.caller.following(model=model.script(STEADY)) as stream:
+        run_id = (await stream.until("message_chunk")).data["run_id"]
+        remote.network.stall()
+        await asyncio.sleep(1.3 * LEASE)
+        await remote.network.heal()
+        await stream.rest()
+    events = await to_the_end(remote, stream, run_id)
+    history = await assert_history(remote.stack.database, run_id)
+    assert history.run["status"] == "succeeded"
+    assert history.of("message")[0].data["content"] == "".join(STEADY.tokens)
+    assert b"".join(event.frame for event in events) == await log_bytes(remote.stack, history.run["session_id"])
+
+
+async def test_a_worker_leaves_in_time_although_postgres_is_silent(remote: Remote, model: ScriptedModel) -> None:
+    leaving = remote.stack.workers[-1]
+    async with remote.caller.following(model=model.script(STEADY)) as stream:
+        run_id = (await stream.until("message_chunk")).data["run_id"]
+        remote.network.stall()
+        leaving.send(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            assert await leaving.wait() == 0
+        await remote.network.heal()
+        await remote.stack.add_worker()
+        await stream.rest()
+    events = await to_the_end(remote, stream, run_id)
+    history = await assert_history(remote.stack.database, run_id)
+    assert history.run["status"] == "succeeded"
+    assert b"".join(event.frame for event in events) == await log_bytes(remote.stack, history.run["session_id"])
 
 
 async def test_a_run_whose_commits_are_never_answered_is_the_same_run(remote: Remote, model: ScriptedModel) -> None:
@@ -206,9 +232,7 @@ async def test_what_was_acknowledged_survives_that_postgres(remote: Remote, mode
         back.set()
         await asking
         await stream.rest()
-    events = list(stream.events)
-    if events[-1].type != "done":  # the API was just reading the log, and ended the stream
-        events += await caller.events(run_id, after=events[-1].seq)
+    events = await to_the_end(remote, stream, run_id)
     await eventually(remote.reachable, what="the tests' own pool is well again")
     history = await assert_history(remote.stack.database, run_id)
     assert (history.run["status"], history.run["epoch"]) == ("succeeded", 1)
@@ -235,6 +259,15 @@ async def test_no_connection_is_left_behind(remote: Remote, model: ScriptedModel
         return await remote.connections() <= most and remote.network.connections <= most
 
     await eventually(few, what=f"no more than {most} connections are open")
+
+
+async def to_the_end(remote: Remote, stream: Stream, run_id: str) -> list[Event]:
+    """The run's events to `done`: a stream whose API can't read the log ends, and its follower comes back."""
+    events = list(stream.events)
+    while events[-1].type != "done":
+        async with remote.caller.stream(f"/v1/runs/{run_id}/events", Last_Event_ID=str(events[-1].seq)) as more:
+            events += await more.rest()
+    return events
 
 
 async def whole(remote: Remote, stream: Stream, run_id: str) -> None:
