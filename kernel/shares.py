@@ -5,7 +5,7 @@ place; a start moves the place on by 1/weight, and what the run then uses of its
 orgs compete, each gets its weight's share of the units below; what nobody else wants is free.
 
 Charges are gathered by the workers and written a little later, outside the journal, and without waiting for the disk:
-a crash loses the last second of them, which does no harm. The claim itself is `claim_runs` in the migrations, and
+a crash loses the last of them, which does no harm. The claim itself is `claim_runs` in the migrations, and
 docs/decisions/0010-fair-claims.md says why it is so.
 """
 
@@ -24,8 +24,8 @@ from kernel.sql import statements
 
 SQL = statements(__package__, "shares.sql")
 
-# One unit is the price of a start. A second in a slot costs another, and so do so many tokens: about what a model
-# takes in or gives out in a second.
+# One unit is the price of a start. A second in a slot costs another, and so do as many tokens as a model reads or
+# writes in that time. Were starts much cheaper, an org that is behind would get every slot before its first charge.
 UNITS_PER_SECOND: Final = 1.0
 UNITS_PER_INPUT_TOKEN: Final = 1 / 4000
 UNITS_PER_OUTPUT_TOKEN: Final = 1 / 100

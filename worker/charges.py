@@ -1,6 +1,6 @@
 """Charges: what the runs of this worker use, gathered by org and written to the orgs' lanes every so often.
 
-A run is charged while it goes on, about once a second, and once more when it leaves its slot: jobs of hours count
+A run is charged while it goes on, twice a second, and once more when it leaves its slot: jobs of hours count
 from the start, and a run that changes owners is charged by each for its own part. The journal knows nothing of it, and
 what can't be written now is written later.
 """
@@ -22,7 +22,7 @@ from kernel.shares import Charge, Used, charge
 log = structlog.get_logger(__name__)
 
 _FLUSH_EVERY: Final = 0.2
-_INSTALMENT_EVERY: Final = 1.0
+_INSTALMENT_EVERY: Final = 0.5
 _PATIENCE: Final = 3.0
 
 
