@@ -66,6 +66,11 @@ async def test_a_schema_that_is_not_up_to_date_is_not_ready(make_database: MakeD
     await pool.close()
 
 
+async def test_a_schema_of_the_next_release_leaves_this_one_ready(apart: Apart) -> None:
+    await apart.database.execute("INSERT INTO schema_migrations (name, checksum) VALUES ('9999_future.sql', 'x')")
+    assert ok(await apart.client.get("/ready"))["checks"]["schema"] == "ok"
+
+
 async def test_requests_are_counted_by_the_templates_of_their_paths(client: httpx.AsyncClient) -> None:
     run = ok(await client.post("/v1/runs", json={"input": "a"}), 202)
     before = await samples(client)
