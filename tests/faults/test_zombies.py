@@ -7,7 +7,6 @@ import signal
 from contextlib import AsyncExitStack
 
 import orjson
-import pytest
 
 from kernel.postgres import Pool
 from tests.faults.scene import Scene, scripted
@@ -20,18 +19,19 @@ TABLES = {
 }
 """All that a run's owner writes, and for each how its rows are found."""
 
-AT = {
-    "the journal": [f"before_commit:{event}" for event in (1, 3, 8, 14, 27, 31, 38, 45, 52, 60)],
-    "a call's effect": [f"{point}_tool:{call}" for point in ("before", "after") for call in range(1, 6)],
-    "the end": ["before_end_commit:1", "before_end_commit:1"],
-}
+FROZEN_AT = [
+    *(f"before_commit:{event}:SIGSTOP" for event in (1, 3, 8, 14, 27, 31, 38, 45, 52, 60)),
+    *(f"{point}_tool:{call}:SIGSTOP" for point in ("before", "after") for call in range(1, 6)),
+    "before_end_commit:1:SIGSTOP",
+    "before_end_commit:1:SIGSTOP",
+]
+"""With something to write to the journal, with the effect of a call, with the run's end."""
 
 
-@pytest.mark.parametrize("write", AT)
-async def test_a_worker_that_was_frozen_past_its_lease_is_refused_when_it_writes(scene: Scene, write: str) -> None:
+async def test_a_worker_that_was_frozen_past_its_lease_is_refused_when_it_writes(scene: Scene) -> None:
     scene.steady.send(signal.SIGSTOP)
-    frozen = scene.doomed([f"{point}:SIGSTOP" for point in AT[write]])
-    plans = [scripted() for _ in AT[write]]
+    frozen = scene.doomed(FROZEN_AT)
+    plans = [scripted() for _ in FROZEN_AT]
     async with AsyncExitStack() as open_streams:
         streams = [await open_streams.enter_async_context(scene.follow(plan)) for plan in plans]
         run_ids = [(await stream.until("run_queued")).data["run_id"] for stream in streams]
