@@ -27,7 +27,7 @@ from tests.waiting import eventually
 
 POOL = 5
 LEASE = 4.0
-QUICKLY = 10.0
+QUICKLY = 12.0
 """Seconds within which a caller must be told that Postgres is away."""
 
 STEADY = Reply(tokens=[f"word{number} " for number in range(150)], token_delay=0.02)
