@@ -14,8 +14,8 @@ from api.stream import EventStream
 from api.stream_tokens import StreamTokens, StreamTokenView
 from api.values import Query
 from kernel.hub import Hub
+from kernel.places import Places
 from kernel.postgres import Pool
-from kernel.replay import end_seq
 from kernel.runs import get_run
 from kernel.sessions import get_session
 from kernel.tenants import Principal
@@ -45,6 +45,7 @@ class Events:
     def __init__(self, db: Pool, hub: Hub, tokens: StreamTokens) -> None:
         self._db = db
         self._hub = hub
+        self._places = Places(db)
         self._tokens = tokens
 
     def endpoints(self) -> Iterator[Endpoint[Any, Any]]:
@@ -79,14 +80,14 @@ class Events:
             )
 
     async def follow_run(self, call: Call[None, EventsQuery]) -> Answer:
-        run = await get_run(self._db, call.org_id, call.path["run_id"])
+        run_id = call.path["run_id"]
+        place = await self._places.of(call.org_id, run_id)
         after = _known(call)
-        if after >= run.first_seq:
-            last = await end_seq(self._db, call.org_id, run.id)
-            if last is not None and after >= last:
-                return Answer(status=204)  # tells an EventSource not to come back
-            after = await self._within_the_log(call.org_id, run.session_id, after)
-        return Answer(app=self._stream(call, run.session_id, run.id, max(after, run.first_seq - 1)))
+        if place.end_seq is not None and after >= place.end_seq:
+            return Answer(status=204)  # tells an EventSource not to come back
+        if after >= place.first_seq:
+            after = await self._within_the_log(call.org_id, place.session_id, after)
+        return Answer(app=self._stream(call, place.session_id, run_id, max(after, place.first_seq - 1)))
 
     async def follow_session(self, call: Call[None, EventsQuery]) -> Answer:
         session_id = call.path["session_id"]
