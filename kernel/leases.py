@@ -53,6 +53,7 @@ class ClaimedRun:
     `input_tokens` and `output_tokens` are what earlier owners used, `effects` the ledger of their calls by
     (step_id, call_id), `announced` whether one of them said `run_started`: known after `Leases.take_over`.
     `attempt` counts from 1; `deaths` are those of its owners in a row, without a finished step between;
+    `convicted` says that there were three of them or more, and that no other run can have been the cause of the last;
     `left_by` says why the last owner is gone. `pickup_seconds` is the time from its creation to its first start,
     `seconds_left` the time until its deadline, which may have passed. `vtag` is where in virtual time it was started,
     `capped` whether its org or agent may run no more than so many at once.
@@ -75,6 +76,7 @@ class ClaimedRun:
     first_seq: int
     cancelled: bool
     paused: bool
+    convicted: bool
     pickup_seconds: float
     seconds_left: float
     agent: dict[str, Any]
@@ -118,10 +120,13 @@ class Leases:
         self._graph_version = graph_version
         self._history_limit = history_limit
 
-    async def claim(self, limit: int, *, running: Sequence[str] = (), take_over: bool = True) -> list[ClaimedRun]:
+    async def claim(
+        self, limit: int, *, running: Sequence[str] = (), take_over: bool = True, take_suspect: bool = True
+    ) -> list[ClaimedRun]:
         """Up to `limit` runs: those whose owner is gone first, unless `take_over` is false, then the fairest; none of
-        `running`, which this worker has. Fewer may be had than there are, where caps are reached or others hold them
-        just now."""
+        `running`, which this worker has. At most one whose owners died three times in a row beside others like it, and
+        none if `take_suspect` is false. Fewer may be had than there are, where caps are reached or others hold them.
+        """
         rows = await self._db.fetch(
             SQL.claim,
             self.worker,
@@ -131,6 +136,7 @@ class Leases:
             list(running),
             self._graph_version,
             take_over,
+            take_suspect,
         )
         return [_claimed(row) for row in rows]
 

@@ -2,7 +2,7 @@
 
 -- name: claim
 -- Up to $2 runs for worker $1, see the migration on fair claims.
-SELECT * FROM claim_runs($1, $2, $3, $4, $5, $6, $7);
+SELECT * FROM claim_runs($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: left_behind
 -- What earlier owners of run $1 (org $2, session $3, turn $4, log from $5 on) have committed. To be asked under the new

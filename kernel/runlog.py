@@ -118,6 +118,7 @@ class RunLog:
         self.lost = False
         self.spoken = False
         self.ended = False
+        self.stepped = False  # whether a step was finished under this epoch
         self.batches = 0
         self._on_lost = on_lost
         self._on_first_chunk = on_first_chunk
@@ -343,6 +344,7 @@ class RunLog:
     def _release(self, path: str, state: str) -> None:
         step = self._finished.pop((path, state), None)
         if step is not None:
+            self.stepped = True
             self._unpark(path)
             self._pending.steps.append(step)
 

@@ -8,6 +8,10 @@
 ALTER TABLE orgs ADD COLUMN max_running integer CHECK (max_running >= 0);    -- NULL: as many as there are slots
 ALTER TABLE agents ADD COLUMN max_running integer CHECK (max_running >= 1);  -- of the newest version's limits
 
+-- Of a worker's runs whose owners died twice in a row or more often: whether it is the only one.
+ALTER TABLE runs ADD COLUMN alone boolean NOT NULL DEFAULT false;
+CREATE INDEX runs_suspected ON runs (worker) WHERE status = 'running' AND deaths > 1;
+
 -- Where an org's charges have brought it, and their sum in units (see kernel/shares.py).
 CREATE TABLE lanes (
     org_id  text COLLATE "C" PRIMARY KEY REFERENCES orgs ON DELETE CASCADE,
@@ -219,15 +223,17 @@ END $$;
 -- worker still has, though their leases may have run out: it renews or loses them. Runs of a graph newer than p_graph
 -- are left to newer workers, and those whose owner has died to others where p_take_over is false.
 --
--- A run whose owners died twice in a row without a finished step may be what killed them. A worker takes only one such
--- run at a time, so that those who merely died beside it don't die with it a third time.
+-- A run whose owners died three times in a row, without a finished step between, may be what killed them. It is
+-- convicted if it was the only run on its last worker whose owners had died before like that. Else it is a suspect:
+-- they are claimed one at a time, and none where p_take_suspect is false, so that those who merely died beside the
+-- one that kills are not parked with it.
 CREATE FUNCTION claim_runs(
     p_worker text, p_limit integer, p_lease double precision, p_history integer, p_mine text[], p_graph integer,
-    p_take_over boolean DEFAULT true)
+    p_take_over boolean DEFAULT true, p_take_suspect boolean DEFAULT true)
 RETURNS TABLE (
     id text, org_id text, session_id text, turn integer, agent_id text, agent_version integer, workflow text,
     user_id text, request json, epoch integer, attempt integer, deaths smallint, graph_version integer, left_by text,
-    first_seq bigint, cancelled boolean, paused boolean, pickup_seconds double precision,
+    first_seq bigint, cancelled boolean, paused boolean, convicted boolean, pickup_seconds double precision,
     seconds_left double precision, vtag double precision, capped boolean, config json, history json, messages json)
 LANGUAGE plpgsql
 -- Plans that suit queues of any length, whatever the statistics say of them just now.
@@ -258,16 +264,13 @@ BEGIN
                FROM (SELECT r.id, r.vtag, r.lease_until, suspect.yes AS suspect,
                             row_number() OVER (PARTITION BY suspect.yes ORDER BY r.lease_until) AS nth
                      FROM runs r,
-                          LATERAL (SELECT r.deaths = 1 AND NOT EXISTS (SELECT FROM steps p WHERE p.run_id = r.id
-                                                                       AND p.epoch = r.epoch) AS yes) AS suspect
+                          LATERAL (SELECT r.deaths > 1 AND NOT r.alone
+                                          AND NOT EXISTS (SELECT FROM steps p WHERE p.run_id = r.id
+                                                          AND p.epoch = r.epoch) AS yes) AS suspect
                      WHERE p_take_over AND r.status = 'running' AND r.lease_until < v_now AND r.id <> ALL (p_mine)
                        AND coalesce(r.graph_version, 1) <= p_graph
                     ) AS d
-               WHERE NOT d.suspect
-                  OR d.nth = 1 AND NOT EXISTS (SELECT FROM runs m WHERE m.worker = p_worker AND m.status = 'running'
-                                                 AND m.deaths > 1
-                                                 AND NOT EXISTS (SELECT FROM steps p WHERE p.run_id = m.id
-                                                                 AND p.epoch = m.epoch))
+               WHERE NOT d.suspect OR d.nth = 1 AND p_take_suspect AND v_try = 1
                ORDER BY d.lease_until LIMIT v_most)
               UNION ALL
               (SELECT 1, r.id, r.vtag, o.max_running IS NOT NULL OR a.max_running IS NOT NULL
@@ -291,7 +294,7 @@ BEGIN
         IF v_ids IS NOT NULL THEN
             RETURN QUERY
             WITH picked AS MATERIALIZED (
-                SELECT r.id, u.tag, u.nth, r.status = 'running' AS died, r.left_because
+                SELECT r.id, u.tag, u.nth, r.status = 'running' AS died, r.alone, r.left_because
                 FROM unnest(v_ids, v_tags) WITH ORDINALITY AS u (id, tag, nth)
                      JOIN runs r ON r.id = u.id JOIN sessions s ON s.id = r.session_id
                 WHERE CASE r.status WHEN 'running' THEN r.lease_until < v_now
@@ -313,17 +316,18 @@ BEGIN
                     deaths = CASE WHEN NOT picked.died THEN r.deaths
                                   WHEN EXISTS (SELECT FROM steps WHERE run_id = r.id AND epoch = r.epoch) THEN 1
                                   ELSE r.deaths + 1 END,
+                    alone = false,
                     left_because = NULL, last_batch = NULL  -- else it would answer for a late batch of this owner
                 FROM picked, agent_versions v
                 WHERE r.id = picked.id AND v.agent_id = r.agent_id AND v.version = r.agent_version
-                RETURNING r.*, v.config, picked.nth,
+                RETURNING r.*, v.config, picked.nth, picked.died AND picked.alone AND r.deaths > 2 AS convicted,
                           CASE WHEN picked.died THEN 'died' ELSE picked.left_because END AS left_by
             ), fenced AS (
                 UPDATE sessions s SET head_epoch = c.epoch, head_batch = 0 FROM claimed c WHERE s.id = c.session_id
             )
             SELECT c.id, c.org_id, c.session_id, c.turn, c.agent_id, c.agent_version, c.workflow, c.user_id, c.request,
                    c.epoch, c.attempt, c.deaths, c.graph_version, c.left_by, c.first_seq,
-                   c.cancel_requested_at IS NOT NULL, c.pause_requested_at IS NOT NULL,
+                   c.cancel_requested_at IS NOT NULL, c.pause_requested_at IS NOT NULL, c.convicted,
                    extract(epoch FROM c.started_at - c.created_at)::double precision,
                    extract(epoch FROM c.deadline_at - clock_timestamp())::double precision, c.vtag,
                    (SELECT o.max_running IS NOT NULL FROM orgs o WHERE o.id = c.org_id)
@@ -352,6 +356,10 @@ BEGIN
         v_most := v_left + 256;
         v_orgs := most_lanes();
     END LOOP;
+
+    UPDATE runs r SET alone = those.count = 1
+    FROM (SELECT count(*) FROM runs m WHERE m.worker = p_worker AND m.status = 'running' AND m.deaths > 1) AS those
+    WHERE r.worker = p_worker AND r.status = 'running' AND r.deaths > 1 AND r.alone <> (those.count = 1);
 END $$;
 
 -- Moves lanes on by what runs of their orgs have used: p_orgs[i], whose greatest tag among these runs is p_tags[i],

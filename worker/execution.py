@@ -27,8 +27,8 @@ from worker.figures import Figures
 log = structlog.get_logger(__name__)
 
 MOST_DEATHS: Final = 3
-"""A run whose owners died this often in a row, without a finished step between, is parked: it would kill the next
-one too."""
+"""A run whose owners died this often in a row, without a finished step between, is suspected to kill them. It is
+parked once no other can have been the cause."""
 
 _CANCELS: Final = 3
 _CANCEL_AGAIN_AFTER: Final = 0.4
@@ -121,6 +121,11 @@ class Execution:
             self.stuck = True
             self._over.set_result(None)
 
+    @property
+    def suspect(self) -> bool:
+        """Whether it may yet turn out to be what killed its last owners."""
+        return self.run.deaths >= MOST_DEATHS and not self._pen.stepped
+
     def used(self) -> Used:
         """What it has used in this slot so far."""
         usage = self._pen.usage()
@@ -138,8 +143,8 @@ class Execution:
                 self._pen.take_over(unfinished, run.input_tokens, run.output_tokens, run.effects.values())
                 self._used_before = Used(0.0, run.input_tokens, run.output_tokens)
             self._announce(run)
-            if run.deaths >= MOST_DEATHS:
-                _park(self._pen)
+            if run.convicted:
+                _park(self._pen, run.deaths)
             elif not await self._execute(run):
                 await self._leave()
                 return
@@ -224,10 +229,10 @@ class Execution:
             self._pen.say("run_resumed", about | {"reason": _RESUMED_AFTER[run.left_by]})
 
 
-def _park(pen: RunLog) -> None:
+def _park(pen: RunLog, deaths: int) -> None:
     error = {
         "code": "poisoned",
-        "message": f"The worker of this run died {MOST_DEATHS} times in a row, so it is not tried again.",
+        "message": f"The worker of this run died {deaths} times in a row, so it is not tried again.",
         "retryable": False,
         "suggestions": ["look into the workers' logs for this run id", "send the request again once that is mended"],
     }

@@ -156,8 +156,12 @@ class Executor:
             if self._draining:
                 return 0
             try:
-                calm = self._vigil.calm(time.monotonic())
-                claimed = await self._leases.claim(limit, running=list(self.running), take_over=calm)
+                claimed = await self._leases.claim(
+                    limit,
+                    running=list(self.running),
+                    take_over=self._vigil.calm(time.monotonic()),
+                    take_suspect=not any(execution.suspect for execution in self.running.values()),
+                )
             except STORE_ERRORS as error:
                 log.warning("claim_failed", error=repr(error), effect="tried again within a second")
                 return 0

@@ -1,4 +1,4 @@
-"""A run that kills whoever executes it: it is parked after three deaths, and nobody else is hurt."""
+"""A run that kills whoever executes it: it is parked, and nobody else is hurt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from tests.faults.plans import READ, Plan
 from tests.faults.scene import Scene
 
-WORKERS = 4
+WORKERS = 5
 
 
 async def test_a_poison_run_is_parked_and_the_runs_that_died_with_it_succeed(scene: Scene) -> None:
@@ -20,7 +20,7 @@ async def test_a_poison_run_is_parked_and_the_runs_that_died_with_it_succeed(sce
         module="tests.faults.crashing_worker",
     )
     # Innocent runs whose one answer takes longer than three deaths and recoveries do.
-    innocent = [Plan(name=f"innocent-{number}", steps=[], words=50, pause=0.2) for number in range(8)]
+    innocent = [Plan(name=f"innocent-{number}", steps=[], words=30, pause=0.2) for number in range(3)]
     poison = Plan(name="poison", steps=[[(READ, "/read/poison")]], words=2, pause=0.3)
     async with AsyncExitStack() as open_streams:
         streams = [await open_streams.enter_async_context(scene.follow(plan)) for plan in [*innocent, poison]]
@@ -31,7 +31,7 @@ async def test_a_poison_run_is_parked_and_the_runs_that_died_with_it_succeed(sce
     scene.steady.send(signal.SIGCONT)
     history = await scene.checked(poison, poisoned)
     assert (history.run["status"], history.run["finish_reason"]) == ("failed", "poisoned")
-    assert len(history.attempts()) == 4
+    assert len(history.attempts()) == 5  # once more than three times, to tell it from those beside it
     [error] = history.of("error")
     assert error.data["code"] == "poisoned"
     for plan, stream in zip(innocent, unhurt, strict=True):
