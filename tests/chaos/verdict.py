@@ -76,14 +76,14 @@ class Verdict:
 
     def _judge_end(self, course: Course, history: History) -> None:
         status, reason = history.run["status"], history.run["finish_reason"]
-        hurt = len(course.hurt.intersection(course.owners))
-        self.statuses[status if status != "failed" else f"failed ({reason}, {hurt} owners hurt)"] += 1
+        self.statuses[status if status != "failed" else f"failed ({reason})"] += 1
         self.attempts[history.run["attempt"]] += 1
         if status == "cancelled" and course.cancelled_at is None:
             course.finding("it was cancelled, and nobody asked for that")
         elif status == "failed" and reason == "poisoned":
-            if len(history.attempts()) < 3:
-                course.finding("it was parked after fewer than three attempts")
+            hurt = course.hurt.intersection(course.owners)
+            if len(hurt) < 3:  # an outage of a store is no death
+                course.finding(f"it was parked though only {len(hurt)} of its owners were killed or frozen")
         elif status not in ("succeeded", "cancelled"):
             course.finding(f"it {status}: {history.run['error']}")
 
