@@ -55,7 +55,7 @@ async def test_another_org_with_2000_queued_runs_does_not_delay_the_first_run_of
 
 
 async def test_a_place_that_comes_free_under_a_cap_is_taken_at_once(own: OwnStack, model: ScriptedModel) -> None:
-    stack = await own.stack(workers=2, LONGHAUL_SLOTS="5")
+    stack = await own.stack(LONGHAUL_SLOTS="5")
     org = await ensure_org(stack.database, "one by one")
     await set_share(stack.database, "one by one", max_running=1)
     async with calling(stack.url, await new_key(stack, org_id=org)) as caller:
@@ -63,7 +63,7 @@ async def test_a_place_that_comes_free_under_a_cap_is_taken_at_once(own: OwnStac
         began = time.monotonic()
         queued = [await caller.start(model=script) for _ in range(12)]
         runs = [await caller.finished(run["id"]) for run in queued]
-        assert time.monotonic() - began < 6, "places were found by the look once a second"
+        assert time.monotonic() - began < 8, "places were found by the look once a second"
     for run in runs:
         await assert_history(stack.database, run["id"])
     for earlier, later in pairwise(sorted(runs, key=lambda run: str(run["started_at"]))):
