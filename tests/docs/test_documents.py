@@ -94,3 +94,12 @@ def test_links_between_the_documents_lead_somewhere() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text("utf-8")):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_every_promise_names_a_test_that_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs/promises.md").read_text("utf-8"))
+    assert len(named) > 20
+    for file, test in named:
+        assert (ROOT / file).exists(), f"docs/promises.md names {file}"
+        text = (ROOT / file).read_text("utf-8")
+        assert not test or f"def {test}(" in text, f"docs/promises.md names {test}, which is not in {file}"
