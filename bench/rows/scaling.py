@@ -50,13 +50,14 @@ async def measure(subject: Subject) -> list[Section]:
         await second.stop()
         connection.close()
         await database.close()
+    ratio = two / one
     ideal = _SLOTS / (_DELAY * (sum(_TOKENS) / 2 - 1))
     return [
         Section(
             KEY,
             f"{TITLE} ({_SLOTS} slots each, {_TOKENS[0]} to {_TOKENS[1]} tokens {_DELAY * 1e3:g} ms apart)",
             [
-                Line("two workers, compared with one", "×", Spread(two / one, two / one), Bound(1.8, at_least=True)),
+                Line("two, compared with one", "×", Spread(ratio, ratio), Bound(1.8, at_least=True), single=True),
                 Line("runs per second of one", "/s", Spread(one, one), single=True),
                 Line("runs per second of two", "/s", Spread(two, two), single=True),
                 Line("of one, if nothing but the model took time", "/s", Spread(ideal, ideal), single=True),
