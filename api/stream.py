@@ -81,6 +81,7 @@ class EventStream:
                 if await self._catch_up(viewer, send):
                     return
             elif frames:
+                frames = _beginning(frames)
                 if await self._send(frames, send):
                     return
             elif viewer.beat:
@@ -118,22 +119,27 @@ class EventStream:
 
     async def _send(self, frames: list[Frames], send: Send) -> bool:
         """Sends what belongs to this stream, moves the cursor. True if the run's `done` was in it."""
-        waiting: list[bytes] = []
-        size = 0
+        ours: list[bytes] = []
         ended = False
         for entry in frames:
-            if self._run_id is None or entry.run_id == self._run_id:
-                if size + len(entry.data) > _MOST_AT_ONCE:
-                    await _send_pieces(b"".join(waiting), send)
-                    waiting, size = [], 0
-                waiting.append(entry.data)
-                size += len(entry.data)
-                ended = self._run_id is not None and entry.final
             self._cursor = entry.last
-            if ended:
-                break
-        await _send_pieces(b"".join(waiting), send)
+            if self._run_id is None or entry.run_id == self._run_id:
+                ours.append(entry.data)
+                if self._run_id is not None and entry.final:
+                    ended = True
+                    break
+        await _send_pieces(b"".join(ours), send)
         return ended
+
+
+def _beginning(frames: list[Frames]) -> list[Frames]:
+    """As many as are sent at once: a viewer that reads slowly must not keep all that was in the ring when it began."""
+    size = 0
+    for place, entry in enumerate(frames):
+        size += len(entry.data)
+        if size > _MOST_AT_ONCE and place:
+            return frames[:place]
+    return frames
 
 
 async def _send_pieces(data: bytes, send: Send) -> None:
