@@ -14,7 +14,8 @@ from starlette.types import Message
 
 from api.stream import EventStream
 from kernel.fanout import Publisher, channel_of
-from kernel.hub import Feed, Frames, Hub, Viewer
+from kernel.feed import Feed, Frames, Viewer
+from kernel.hub import Hub
 from kernel.postgres import Pool
 from kernel.replay import read_frames
 from kernel.runs import Run
