@@ -54,10 +54,7 @@ class ClientTransport:
             self._head = data
             asyncio.get_running_loop().call_soon(self._flush)
             return
-        transport = self._transport
-        transport.write(data)
-        if transport.get_write_buffer_size():
-            self._stalled.watch(transport)
+        self._write(data)
 
     def writelines(self, pieces: Iterable[bytes]) -> None:
         self.write(b"".join(pieces))
@@ -69,7 +66,13 @@ class ClientTransport:
     def _flush(self) -> None:
         head, self._head = self._head, b""
         if head and not self._transport.is_closing():
-            self._transport.write(head)
+            self._write(head)
+
+    def _write(self, data: bytes) -> None:
+        transport = self._transport
+        transport.write(data)
+        if transport.get_write_buffer_size():
+            self._stalled.watch(transport)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
