@@ -27,7 +27,7 @@ AT_EVENTS = ("before_commit", "after_commit", "after_publish")
 AT_TOOLS = ("before_tool", "after_tool")
 """Passed at every call of a tool."""
 
-AT_ONCE = 24
+AT_ONCE = 16
 """Crashes that are tried side by side."""
 
 PARTS = 8
