@@ -92,11 +92,11 @@ def _is_secret(name: str) -> bool:
 
 
 def _hidden(name: str, value: Any) -> Any:
+    if isinstance(value, str | bytes):
+        return _HIDDEN if _is_secret(name) else value
     if isinstance(value, SecretStr):
         return _HIDDEN
-    if isinstance(value, str | bytes) and _is_secret(name):
-        return _HIDDEN
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):  # the first is found faster
         return {key: _hidden(str(key), item) for key, item in value.items()}
     return value
 
