@@ -1,7 +1,8 @@
 -- Answers kept under the caller's Idempotency-Key.
 
+-- Less than the API's patience with Postgres, so that a twin at work is told from a server that is away.
 -- name: limit_wait
-SET LOCAL lock_timeout = '5s';
+SET LOCAL lock_timeout = '2s';
 
 -- Waits for a transaction that has inserted the same key and not ended yet.
 -- name: claim
