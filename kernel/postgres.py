@@ -40,7 +40,8 @@ STORE_ERRORS = (*UNAVAILABLE, asyncpg.PostgresError)
 
 
 async def patiently(call: Callable[[], Awaitable[T]], *, patience: float = 10.0) -> T:
-    """Makes a call that only reads, again and again while Postgres is away, for `patience` seconds at most."""
+    """Makes a call that does no harm when it is made twice, again and again while Postgres is away, for `patience`
+    seconds at most."""
     give_up = time.monotonic() + patience
     pause = 0.05
     while True:

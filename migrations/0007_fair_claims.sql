@@ -253,6 +253,11 @@ DECLARE
     v_capped boolean;
     v_count integer;
 BEGIN
+    -- Held up on its way: a worker that could not reach us for most of a lease has given it up, and can't judge others.
+    PERFORM FROM workers w WHERE w.id = p_worker AND w.seen_at < clock_timestamp() - make_interval(secs => 0.6 * p_lease);
+    IF FOUND THEN
+        RETURN;
+    END IF;
     FOR v_try IN 1 .. 3 LOOP
         v_now := clock_timestamp();
         v_vtime := virtual_time();
@@ -275,13 +280,11 @@ BEGIN
               UNION ALL
               (SELECT 1, r.id, r.vtag, o.max_running IS NOT NULL OR a.max_running IS NOT NULL
                FROM runs r JOIN orgs o ON o.id = r.org_id JOIN agents a ON a.id = r.agent_id,
-                    -- those behind a full cap must not hide the others
-                    LATERAL room_in_org(o.id, o.max_running) AS in_org,
+                    LATERAL room_in_org(o.id, o.max_running) AS in_org,  -- a full cap must not hide the others
                     LATERAL room_for_agent(o.id, a.id, a.max_running) AS for_agent
                WHERE r.head AND r.status = 'queued' AND r.pause_requested_at IS NULL
                  AND r.left_because IN ('drained', 'store_away') AND coalesce(r.graph_version, 1) <= p_graph
-                 AND (r.deadline_at IS NULL OR r.deadline_at > now())
-                 AND in_org.room > 0 AND for_agent.room > 0
+                 AND (r.deadline_at IS NULL OR r.deadline_at > now()) AND in_org.room > 0 AND for_agent.room > 0
                ORDER BY r.id LIMIT v_most)
               UNION ALL
               SELECT 2, c.id, c.tag, c.org_cap IS NOT NULL OR c.agent_cap IS NOT NULL

@@ -8,6 +8,7 @@ behind, so that no tool that swallows its cancellation can keep a run or a slot.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal
@@ -17,9 +18,10 @@ import structlog
 from kernel.errors import LeaseLost, StoreUnavailable
 from kernel.journal import Journal
 from kernel.leases import ClaimedRun, HandBack, Leases, LeftBy
-from kernel.postgres import STORE_ERRORS, UNAVAILABLE
+from kernel.postgres import STORE_ERRORS, UNAVAILABLE, patiently
 from kernel.runlog import End, Owner, RunLog
 from kernel.shares import Used
+from kernel.tasks import end
 from orchestrator.brake import Brake, Braked
 from orchestrator.engine import Engine
 from worker.figures import Figures
@@ -66,7 +68,8 @@ class Execution:
         self._ring = ring
         # A soft stop lets the present step finish, a hard one does not.
         self._soft: Literal["paused", "drained"] | None = None
-        self._hard: Literal["cancelled", "lost", "cut"] | None = None
+        self._hard: Literal["cancelled", "lost", "away", "cut"] | None = None
+        self._going = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pen = journal.open(
@@ -91,6 +94,7 @@ class Execution:
         if self._soft is None:
             self._soft = "drained"
         self.brake.pull()
+        self._going.set()
 
     def cut(self) -> None:
         """Braked already, it takes too long: the present step is given up, and done again by the next owner."""
@@ -104,6 +108,13 @@ class Execution:
         """Its lease is gone: somebody else may have it by now, so it is left as it is."""
         if self._hard != "lost":
             self._hard = "lost"
+            self._insist(_CANCELS)
+
+    def let_go(self) -> None:
+        """Postgres could not be reached for as long as its lease lasts: somebody else may have it by now. If nobody
+        has, it is handed back when Postgres is there again: no owner of it has died."""
+        if self._hard not in ("lost", "away"):
+            self._hard = "away"
             self._insist(_CANCELS)
 
     def _halt(self, why: Literal["cancelled", "cut"]) -> None:
@@ -136,27 +147,31 @@ class Execution:
 
     async def carry_out(self) -> None:
         """Returns when the run is no longer ours. Never raises: whatever happens concerns this run alone."""
-        run = self.run
         try:
-            if run.epoch > 1:
-                run, unfinished = await self._leases.take_over(run)
-                self._pen.take_over(unfinished, run.input_tokens, run.output_tokens, run.effects.values())
-                self._used_before = Used(0.0, run.input_tokens, run.output_tokens)
-            self._announce(run)
-            if run.convicted:
-                _park(self._pen, run.deaths)
-            elif not await self._execute(run):
-                await self._leave()
-                return
-            await self._pen.committed()
+            try:
+                await self._live()
+            except (StoreUnavailable, *UNAVAILABLE) as error:
+                log.warning("run_interrupted", error=repr(error), effect="goes on from its last checkpoint")
+                await self._give_back()
         except LeaseLost:
             self._figures.lost += 1
-            log.warning("run_lost", run_id=run.id, epoch=run.epoch)
-        except (StoreUnavailable, *UNAVAILABLE) as error:
-            log.warning("run_interrupted", error=repr(error), effect="handed back, goes on from its last checkpoint")
-            await self._hand_back("store_away")
+            log.warning("run_lost", run_id=self.run.id, epoch=self.run.epoch)
         except Exception:  # after three attempts it is parked
             log.exception("run_broke")
+
+    async def _live(self) -> None:
+        run = self.run
+        if run.epoch > 1:
+            run, unfinished = await self._leases.take_over(run)
+            self._pen.take_over(unfinished, run.input_tokens, run.output_tokens, run.effects.values())
+            self._used_before = Used(0.0, run.input_tokens, run.output_tokens)
+        self._announce(run)
+        if run.convicted:
+            _park(self._pen, run.deaths)
+        elif not await self._execute(run):
+            await self._leave()
+            return
+        await self._pen.committed()
 
     async def _execute(self, run: ClaimedRun) -> bool:
         """Lets the engine bring the run to its end. False if it was stopped short of that."""
@@ -198,6 +213,8 @@ class Execution:
         match self._hard, self._soft:
             case "lost", _:
                 raise LeaseLost(f"run {self.run.id} was given up")
+            case "away", _:
+                await self._give_back()
             case "cancelled", _:
                 self._pen.end(End("cancelled", "cancelled", self._pen.usage(), None))
                 await self._pen.committed()
@@ -206,18 +223,40 @@ class Execution:
                 await self._pen.committed()
             case _:
                 await self._pen.committed()
-                await self._hand_back("drained")
+                try:
+                    await self._hand_back("drained")
+                except STORE_ERRORS as error:
+                    log.warning("hand_back_failed", error=repr(error), effect="its lease runs out instead")
 
-    async def _hand_back(self, because: HandBack) -> None:
+    async def _give_back(self) -> None:
+        """Hands it back when Postgres is there again: no owner of it has died. Until then its slot is of no use to
+        anybody, but a worker that is to go does not wait.
+
+        Raises:
+            LeaseLost: it was too late for that.
+        """
+
+        async def give_back() -> bool:
+            await self._pen.committed()
+            return await patiently(lambda: self._hand_back("store_away"), patience=math.inf)
+
+        giving = asyncio.create_task(give_back())
+        going = asyncio.create_task(self._going.wait())
         try:
-            handed = await self._leases.hand_back({self.run.id: self.run.epoch}, because)
-        except STORE_ERRORS as error:
-            log.warning("hand_back_failed", error=repr(error), effect="its lease runs out instead")
-            return
+            await asyncio.wait((giving, going), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(giving, going)
+        if giving.cancelled() or not giving.result():
+            raise LeaseLost(f"run {self.run.id} was lost while Postgres could not be reached")
+
+    async def _hand_back(self, because: HandBack) -> bool:
+        """Whether it was still ours to hand back."""
+        handed = await self._leases.hand_back({self.run.id: self.run.epoch}, because)
         if handed:
             self._figures.handed_back += 1
             log.info("run_handed_back", because=because)
             await self._ring(1)
+        return bool(handed)
 
     def _announce(self, run: ClaimedRun) -> None:
         about = {"attempt": run.attempt, "worker": self._leases.worker}

@@ -93,6 +93,12 @@ class Executor:
         if execution is not None and execution.run.epoch == epoch:
             execution.lose()
 
+    def let_go(self, run_id: str, epoch: int) -> None:
+        """The lease may be gone, for Postgres could not be reached: stops the run at once, and hands it back later."""
+        execution = self.running.get(run_id)
+        if execution is not None and execution.run.epoch == epoch:
+            execution.let_go()
+
     def owned(self) -> dict[str, int]:
         """The runs in execution with their epochs."""
         return {run_id: execution.run.epoch for run_id, execution in list(self.running.items())}

@@ -106,7 +106,7 @@ class Heartbeat:
                     connection = None
                 if time.monotonic() - renewed > self._lease_seconds:
                     for run_id, epoch in owned.items():
-                        self._tell(self._executor.lose, run_id, epoch)
+                        self._tell(self._executor.let_go, run_id, epoch)
             await asyncio.to_thread(self._stopping.wait, min(_LOOK_EVERY, self._renew_seconds))
         if connection is not None:
             try:

@@ -16,7 +16,7 @@ from tests.waiting import eventually
 END_ALL_OF_OURS = ALL_OF_OURS.replace(", 5000", "")
 """Without waiting until they are gone: callers meet them in every state."""
 
-STATEMENTS = ("journal_commit", "WITH dead", "cancel_requested_at IS NOT NULL")
+STATEMENTS = ("journal_commit", "claim_runs", "cancel_requested_at IS NOT NULL")
 """What tells a worker's statements apart: its commits, its claims, its looks for cancels."""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cli.embedded import EmbeddedServers
-from cli.rehearsal import Reply
+from cli.rehearsal import Hang, Reply
 from kernel.postgres import UNAVAILABLE
 from migrations.runner import migrate
 from tests.e2e.caller import Answer, Caller, Event, Stream, calling
@@ -151,6 +151,25 @@ async def test_runs_go_on_after_a_stall_that_is_longer_than_their_leases(remote:
     history = await assert_history(remote.stack.database, run_id)
     assert history.run["status"] == "succeeded"
     assert history.of("message")[0].data["content"] == "".join(STEADY.tokens)
+    assert b"".join(event.frame for event in events) == await log_bytes(remote.stack, history.run["session_id"])
+
+
+async def test_a_run_whose_worker_could_not_reach_postgres_for_long_is_handed_back_and_has_died_of_nothing(
+    remote: Remote, model: ScriptedModel
+) -> None:
+    script = model.script(Reply(tokens=["half"], fault=Hang(1)), STEADY)
+    async with remote.caller.following(model=script) as stream:
+        run_id = (await stream.until("message_chunk")).data["run_id"]
+        remote.network.stall()
+        await asyncio.sleep(3 * LEASE)
+        await remote.network.heal()
+        await stream.rest()
+    events = await to_the_end(remote, stream, run_id)
+    history = await assert_history(remote.stack.database, run_id)
+    assert (history.run["status"], history.run["epoch"]) == ("succeeded", 2)
+    assert (history.run["attempt"], history.run["deaths"]) == (1, 0)
+    [resumed] = history.of("run_resumed")
+    assert resumed.data["reason"] == "its worker could not reach Postgres"
     assert b"".join(event.frame for event in events) == await log_bytes(remote.stack, history.run["session_id"])
 
 

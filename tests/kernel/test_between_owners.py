@@ -101,3 +101,15 @@ async def test_runs_that_were_handed_back_do_not_wait_behind_those_of_an_org_tha
     await leaving.hand_back({run.id: 1 for run in held} | {other.id: 1}, "drained")
     await own_database.execute("UPDATE orgs SET max_running = 0 WHERE id = $1", own_org)
     assert [run.id for run in await worker(own_database, "new:2").claim(5)] == [other.id]
+
+
+async def test_a_claim_that_was_held_up_on_its_way_gets_nothing(own_database: Pool, own_org: str) -> None:
+    dead, queued = await ask(own_database, own_org), await ask(own_database, own_org)
+    await worker(own_database, "dead:1").claim(1)
+    await expire(own_database, dead.id)
+    cut_off = worker(own_database, "cut off:2")
+    await cut_off.beat(host="cut off", pid=2, slots=5, running=0, figures={})
+    await own_database.execute("UPDATE workers SET seen_at = clock_timestamp() - interval '7 s'")
+    assert await cut_off.claim(5) == []
+    await cut_off.beat(host="cut off", pid=2, slots=5, running=0, figures={})
+    assert [run.id for run in await cut_off.claim(5)] == [dead.id, queued.id]
