@@ -276,6 +276,7 @@ class RunMachine(RuleBasedStateMachine):
             run = runs[id]
             expected: dict[str, Any] = {"status": run.status, "head": run.head, "epoch": run.epoch}
             expected |= {"attempt": run.attempt, "deaths": run.deaths, "worker": run.owner, "lapsed": run.lapsed}
+            expected |= {"steps": run.steps, "checkpoints": run.steps, "calls": run.calls}
             if not run.finished:
                 expected |= {"cancel": run.cancel_asked, "pause": run.pause_asked, "left_because": run.left}
             assert {name: row[name] for name in expected} == expected, id
@@ -290,7 +291,10 @@ class RunMachine(RuleBasedStateMachine):
             runs = await connection.fetch(
                 """SELECT id, status, head, epoch, attempt, deaths, worker, left_because,
                           coalesce(lease_until < clock_timestamp(), false) AS lapsed,
-                          cancel_requested_at IS NOT NULL AS cancel, pause_requested_at IS NOT NULL AS pause
+                          cancel_requested_at IS NOT NULL AS cancel, pause_requested_at IS NOT NULL AS pause,
+                          (SELECT count(*) FROM steps WHERE run_id = runs.id) AS steps,
+                          (SELECT count(*) FROM checkpoints WHERE run_id = runs.id) AS checkpoints,
+                          (SELECT count(*) FROM effects WHERE run_id = runs.id) AS calls
                    FROM runs"""
             )
             sessions = await connection.fetch("SELECT id, head_run_id, head_epoch, head_batch, last_seq FROM sessions")
