@@ -54,9 +54,6 @@ FROM sessions s LEFT JOIN runs h ON h.id = s.head_run_id CROSS JOIN LATERAL (
 ) AS said
 WHERE s.org_id = $1 AND s.id = $2;
 
--- name: last_seq
-SELECT last_seq FROM sessions WHERE org_id = $1 AND id = $2;
-
 -- name: last_seqs
 SELECT id, org_id, last_seq FROM sessions WHERE id = ANY ($1::text[]);
 

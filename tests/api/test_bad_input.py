@@ -191,7 +191,8 @@ async def test_another_orgs_things_do_not_exist(client: httpx.AsyncClient, stran
         f"/v1/agents/{agent['id']}/versions/1",
     ):
         problem(await stranger.get(path), 404)
-    problem(await stranger.post(f"/v1/runs/{run['id']}/cancel"), 404)
+    for verb in ("cancel", "pause", "resume"):
+        problem(await stranger.post(f"/v1/runs/{run['id']}/{verb}"), 404)
     problem(await stranger.post(f"/v1/runs/{run['id']}/stream-token"), 404)
     problem(await stranger.post(f"/v1/sessions/{run['session_id']}/runs", json={"input": "a"}), 404)
     problem(await stranger.patch(f"/v1/sessions/{run['session_id']}", json={"title": "mine"}), 404)
