@@ -120,6 +120,8 @@ class House:
         while not self._closing:
             spawn = self.stack.spawn_api if kind == "api" else self.stack.spawn_worker
             member = Member(kind, spawn({"LONGHAUL_SLOTS": str(slots)}))
+            self.deaths.pop(member.program.pid, None)  # pids are given out again
+            self.hurt.discard(member.program.pid)
             self.crew.append(member)
             await self._until_gone(member)
             self.crew.remove(member)
