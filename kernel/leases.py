@@ -159,9 +159,9 @@ class Leases:
         """Puts the runs of `owned` (id to epoch) back into the queue; returns those that were still owned."""
         return [row["id"] for row in await self._db.fetch(SQL.hand_back, list(owned), list(owned.values()), because)]
 
-    async def take_over(self, run: ClaimedRun) -> tuple[ClaimedRun, list[str]]:
-        """For a run that others owned before: `run` with all that they have left, and the ids of the messages that
-        they began to stream and never completed."""
+    async def take_over(self, run: ClaimedRun) -> tuple[ClaimedRun, dict[str, str]]:
+        """For a run that others owned before: `run` with all that they have left, and the messages that they began to
+        stream and never completed: ids to the paths of their agents."""
         arguments = (run.id, run.org_id, run.session_id, run.turn, run.first_seq)
         row = await patiently(lambda: self._db.fetchrow(SQL.left_behind, *arguments))
         assert row is not None

@@ -7,12 +7,12 @@ SELECT * FROM claim_runs($1, $2, $3, $4, $5, $6, $7, $8);
 -- name: left_behind
 -- What earlier owners of run $1 (org $2, session $3, turn $4, log from $5 on) have committed. To be asked under the new
 -- epoch: only then can nothing be added any more.
-SELECT coalesce((SELECT json_agg(begun.id)
-                 FROM (SELECT e.data ->> 'message_id' AS id FROM events e
+SELECT coalesce((SELECT json_object_agg(begun.id, begun.path)
+                 FROM (SELECT e.data ->> 'message_id' AS id, coalesce(min(e.data ->> 'path'), '') AS path FROM events e
                        WHERE e.session_id = $3 AND e.seq >= $5 AND e.run_id = $1
                          AND e.type IN ('message_chunk', 'message', 'message_discarded')
                        GROUP BY 1 HAVING bool_and(e.type = 'message_chunk') ORDER BY min(e.seq)) AS begun),
-                '[]') AS unfinished,
+                '{}') AS unfinished,
        (SELECT json_build_array(coalesce(sum((u.data ->> 'input_tokens')::bigint), 0),
                                 coalesce(sum((u.data ->> 'output_tokens')::bigint), 0))
         FROM events u

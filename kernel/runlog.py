@@ -8,7 +8,7 @@ together become one event.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -161,10 +161,11 @@ class RunLog:
         self._wake(self)
 
     def take_over(
-        self, unfinished: Sequence[str], input_tokens: int, output_tokens: int, effects: Iterable[Effect] = ()
+        self, unfinished: Mapping[str, str], input_tokens: int, output_tokens: int, effects: Iterable[Effect] = ()
     ) -> None:
-        """Goes on from what earlier owners left: discards messages they never completed, counts what they used, and
-        knows of the calls that they began."""
+        """Goes on from what earlier owners left: discards messages they never completed (ids to paths), counts what
+        they used, and knows of the calls that they began."""
+        self._open_messages.update(unfinished)
         for message_id in unfinished:
             self.discard(message_id)
         self._input_tokens += input_tokens

@@ -182,10 +182,10 @@ def _check_messages(history: History) -> None:
             chunks[message_id].append(event)
             continue
         closed[message_id] = event
+        assert {chunk.path for chunk in chunks.get(message_id, ())} <= {event.path}
         if event.type == "message":
             if message_id in chunks:
                 assert "".join(chunk.data["text"] for chunk in chunks[message_id]) == event.data["content"]
-            assert {chunk.path for chunk in chunks[message_id]} <= {event.path}
             assert orjson.loads(records[message_id]["content"]) == event.data["content"]
             assert (records[message_id]["role"], records[message_id]["path"]) == (event.data["role"], event.path)
         else:

@@ -5,7 +5,7 @@ Everything is said in one go, without an `await`, so that it is one batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
@@ -35,7 +35,7 @@ class Grip:
     pen: RunLog
     begun: bool = False
 
-    def begin(self, given: ClaimedRun, unfinished: Sequence[str]) -> Said:
+    def begin(self, given: ClaimedRun, unfinished: Mapping[str, str]) -> Said:
         """Goes on from what earlier owners left: the first words of every owner."""
         self.begun = True
         self.pen.take_over(unfinished, given.input_tokens, given.output_tokens, given.effects.values())

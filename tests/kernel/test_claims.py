@@ -146,8 +146,9 @@ async def test_the_next_owner_is_told_what_the_last_one_left(own_database: Pool,
     pen = writer.pen((await worker(own_database, "dead:1").claim(1))[0])
     pen.say("usage", {"input_tokens": 5, "output_tokens": 6, "cost": 0.0})
     pen.say("usage", {"input_tokens": 10, "output_tokens": 20, "cost": 0.0, "path": "helper:2"})
-    for message_id in ("msg_whole", "msg_void", "msg_begun", "msg_begun_too"):
+    for message_id in ("msg_whole", "msg_void", "msg_begun"):
         pen.chunk(message_id, "text")
+    pen.chunk("msg_begun_too", "text", "helper:2")
     pen.say("message", {"message_id": "msg_whole", "role": "assistant", "content": "text"})
     pen.discard("msg_void")
     pen.record_message(NewMessage(new_id("msg"), "", 1, "assistant", "kept"))
@@ -159,7 +160,7 @@ async def test_the_next_owner_is_told_what_the_last_one_left(own_database: Pool,
     heir = worker(own_database, "heir:2")
     [claimed] = await heir.claim(1)
     taken, unfinished = await heir.take_over(claimed)
-    assert sorted(unfinished) == ["msg_begun", "msg_begun_too"]
+    assert unfinished == {"msg_begun": "", "msg_begun_too": "helper:2"}
     assert (taken.input_tokens, taken.output_tokens) == (15, 26)
     assert [(message.position, message.content) for message in taken.messages] == [(0, "hello"), (1, "kept")]
 
@@ -177,5 +178,5 @@ async def test_a_run_that_nobody_owned_before_left_nothing(own_database: Pool, o
     heir = worker(own_database)
     [claimed] = await heir.claim(1)
     taken, unfinished = await heir.take_over(claimed)
-    assert unfinished == []
+    assert unfinished == {}
     assert taken == claimed

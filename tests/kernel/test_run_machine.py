@@ -147,7 +147,7 @@ class RunMachine(RuleBasedStateMachine):
                 self.do(self._write(grip, []))
 
     async def _begin(self, grip: Grip) -> Said:
-        run, given, unfinished = grip.run, grip.given, list[str]()
+        run, given, unfinished = grip.run, grip.given, dict[str, str]()
         if given.epoch > 1:
             given, unfinished = await worker(self.database).take_over(given)
             if self.model.owned(run, grip.epoch):
