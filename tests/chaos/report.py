@@ -54,7 +54,7 @@ class Report:
             say(f"  {number:6,}  {status}")
         say(f"attempts a run took: {_shown(verdict.attempts)}")
         say(f"streams resumed: {lanes.reconnects:,}")
-        say(f"recovery after kill -9: {_percentiles(lanes.recoveries)}")
+        say(f"from kill -9 to the next owner, whatever came between: {_percentiles(lanes.recoveries)}")
         say(f"cancel to done: {_percentiles(lanes.cancels)}")
         say(f"SIGTERM to exit: {_percentiles(self._house.farewells)}")
 
