@@ -14,7 +14,7 @@ from tests.chaos.injector import Injector
 from tests.chaos.report import Report, say
 from tests.chaos.verdict import Verdict
 
-_SETTLING = 90.0
+_SETTLING = 180.0
 """Seconds beyond two times the longest run, after the last fault, within which every run must have ended."""
 
 

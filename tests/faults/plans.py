@@ -31,9 +31,10 @@ class Plan(TypedDict):
 
 
 def make_plan(rng: random.Random, name: str, *, seconds: float) -> Plan:
-    """A plan that takes about so many seconds when nothing goes wrong."""
+    """A plan that takes about so many seconds when nothing goes wrong, in several steps."""
+    pause = seconds / 30
     steps = []
-    for number in range(rng.randint(1, 3)):
+    for number in range(rng.randint(2, 6)):
         calls: list[tuple[str, Any]] = [
             (effect, f"/{effect}/{name}/{number}-{place}")
             for place, effect in enumerate(rng.choices((READ, IDEMPOTENT, ONCE), (1, 1, 2), k=rng.randint(1, 3)))
@@ -43,9 +44,8 @@ def make_plan(rng: random.Random, name: str, *, seconds: float) -> Plan:
         path = f"{name}-{agent}"
         effect = rng.choice((READ, IDEMPOTENT, ONCE))
         errand = [[(effect, f"/{effect}/{path}")]] if rng.random() < 0.7 else []
-        steps[rng.randrange(len(steps))].append((agent, Plan(name=path, steps=errand, words=4, pause=seconds / 20)))
-    words = rng.randint(5, 15)
-    return Plan(name=name, steps=steps, words=words, pause=seconds / 2 / words)
+        steps[rng.randrange(len(steps))].append((agent, Plan(name=path, steps=errand, words=4, pause=pause)))
+    return Plan(name=name, steps=steps, words=rng.randint(4, 10), pause=pause)
 
 
 def calls(plan: Plan) -> Iterator[tuple[str, str]]:
