@@ -48,7 +48,7 @@ class Executor:
         self.running: dict[str, Execution] = {}
         self.stuck: list[str] = []
         self.figures = Figures()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Execution] = {}
         self._tokens = 0
         self._behind = False
         self._wake = asyncio.Event()
@@ -138,7 +138,8 @@ class Executor:
         for execution in self.running.values():
             if execution.brake.quiet:
                 execution.cut()
-        await self._all_free(effect_grace)
+        if busy := [task for task, execution in self._tasks.items() if not execution.brake.quiet]:
+            await asyncio.wait(busy, timeout=effect_grace)
         for execution in self.running.values():
             execution.cut()
         await self._all_free(5.0)
@@ -188,8 +189,8 @@ class Executor:
             ring=self._ring,
         )
         task = asyncio.create_task(self._occupy(execution), name=f"slot of {run.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = execution
+        task.add_done_callback(self._tasks.pop)
 
     async def _occupy(self, execution: Execution) -> None:
         run = execution.run
