@@ -46,6 +46,8 @@ from worker.vigil import Vigil
 
 log = structlog.get_logger(__name__)
 
+_FAREWELL_SECONDS = 2.0
+
 
 async def work(settings: Settings) -> None:
     """Runs until a signal asks it to stop."""
@@ -129,11 +131,7 @@ async def work(settings: Settings) -> None:
             await executor.drain(settings.grace_seconds, settings.effect_grace_seconds)
             await heartbeat.stop()
             charging.cancel()
-            await charges.flush()
-            try:
-                await leases.sign_off()
-            except STORE_ERRORS as error:
-                log.warning("sign_off_failed", error=repr(error))
+            await _say_goodbye(charges, leases)
             journal.close()
             publisher.close()
     log.info("worker_stopped", worker=worker_id)
@@ -141,6 +139,16 @@ async def work(settings: Settings) -> None:
         # The event loop would wait for them for ever.
         log.error("worker_left_stuck_runs", runs=executor.stuck)
         os._exit(0)
+
+
+async def _say_goodbye(charges: Charges, leases: Leases) -> None:
+    """What Postgres is told last, if it listens: nothing is lost otherwise."""
+    try:
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            await charges.flush()
+            await leases.sign_off()
+    except STORE_ERRORS as error:
+        log.warning("sign_off_failed", error=repr(error))
 
 
 def _open_redis(url: str, *, answer_within: float) -> Redis:

@@ -142,7 +142,7 @@ class Executor:
             await asyncio.wait(busy, timeout=effect_grace)
         for execution in self.running.values():
             execution.cut()
-        await self._all_free(5.0)
+        await self._all_free(3.0)
 
     async def abandon(self) -> None:
         """Gives up what still runs when the worker breaks down: its leases run out, and others go on with it."""
