@@ -16,8 +16,8 @@ from tests.waiting import eventually
 END_ALL_OF_OURS = ALL_OF_OURS.replace(", 5000", "")
 """Without waiting until they are gone: callers meet them in every state."""
 
-STATEMENTS = ("journal_commit", "claim_runs", "cancel_requested_at IS NOT NULL")
-"""What tells a worker's statements apart: its commits, its claims, its looks for cancels."""
+STATEMENTS = ("journal_commit", "claim_runs", "end_overdue_runs")
+"""What tells a worker's statements apart: its commits, its claims, its looks for runs that should have ended."""
 
 
 async def test_while_connections_are_ended_callers_are_served_or_told_to_come_back(
