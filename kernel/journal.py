@@ -33,6 +33,9 @@ _RETRY = (*UNAVAILABLE, asyncpg.DeadlockDetectedError, asyncpg.SerializationErro
 # too short to notice in one that does not.
 _SOON = 0.02
 
+# How long a process that is to end tries to reach Postgres.
+_FAREWELL_SECONDS = 2.0
+
 _UNSTORABLE = {
     "code": "unstorable",
     "message": "The run produced something that can't be stored.",
@@ -134,7 +137,7 @@ class Journal:
                     await self._commit_singly(slices)
                     return
                 log.warning("journal_commit_failed", error=repr(error), runs=len(slices), retry_in=pause)
-                if self._closing and pause >= 1.0:
+                if self._closing and time.perf_counter() - started > _FAREWELL_SECONDS:
                     for piece in slices:  # Postgres is away, and this process is to end
                         piece.run.lose(piece.waiters)
                     return
