@@ -12,19 +12,21 @@ from api.paging import PageQuery, bad_cursor, page, read_cursor
 from api.problems import invalid
 from api.values import Body, View
 from kernel import agents
-from kernel.agents import (
-    Agent,
+from kernel.agent_config import (
     AgentConfig,
     AgentLimits,
     Instructions,
     MemoryConfig,
     ModelChoice,
     Name,
-    Slug,
-    SubAgentConfig,
+    SubAgents,
 )
+from kernel.agents import Agent
+from kernel.approval_policy import ApprovalPolicy
 from kernel.ids import is_id
+from kernel.json_schema import AnySchema
 from kernel.postgres import Pool
+from kernel.tool_definitions import Slug, ToolEntries
 
 
 class AgentPatch(Body):
@@ -34,10 +36,13 @@ class AgentPatch(Body):
     description: str = Field(default="", max_length=2_000)
     instructions: Instructions = ""
     model: ModelChoice | None = None
-    tools: list[Slug] = Field(default=[], max_length=64, json_schema_extra={"uniqueItems": True})
-    sub_agents: list[SubAgentConfig] = Field(default=[], max_length=16)
+    tools: ToolEntries = Field(default=[])
+    skills: list[Slug] = Field(default=[], max_length=32, json_schema_extra={"uniqueItems": True})
+    approvals: dict[str, ApprovalPolicy] = Field(default={}, max_length=64)
+    sub_agents: SubAgents = Field(default=[])
     memory: MemoryConfig = MemoryConfig()
     limits: AgentLimits = AgentLimits()
+    response_schema: AnySchema | None = None
 
 
 class AgentView(AgentConfig):

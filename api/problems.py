@@ -6,6 +6,7 @@ Postgres or Redis is a 503 that may be retried, everything else is a 500 whose c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,7 +28,7 @@ PROBLEM_TYPE: Final = b"application/problem+json"
 RETRY_AFTER_SECONDS: Final = 1
 
 _MOST_FIELDS: Final = 50
-_TAGS: Final = frozenset({"<text>", "<rest>", "[key]"})
+_TAG: Final = re.compile(r"<\w+>|\[key\]")
 
 # Nothing is wrong with the request, nor with us: a server is away, or two transactions met.
 _AWAY: Final = (
@@ -164,7 +165,7 @@ def fields_of(error: ValidationError, prefix: Sequence[str] = ()) -> list[tuple[
     for entry in error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_FIELDS]:
         # What pydantic adds for branches of unions and for keys is no part of the caller's path.
         steps = [str(step) for step in entry["loc"]]
-        path = ".".join([*prefix, *(step for step in steps if step not in _TAGS)])
+        path = ".".join([*prefix, *(step for step in steps if not _TAG.fullmatch(step))])
         found.append((path or "body", entry["msg"].removeprefix("Value error, ")))
     return found
 

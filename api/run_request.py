@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, SecretStr, Tag
 
 from api.values import AgentId, Body, Metadata, Variables
-from kernel.agents import ModelChoice, Slug
+from kernel.agent_config import ModelChoice
+from kernel.json_schema import AnySchema
 from kernel.runs import IfBusy, InputMessage, NewRun
+from kernel.tool_definitions import SecretName, ToolEntries
 from kernel.workflows import DEFAULT_WORKFLOW, WorkflowName
 
 _MOST_TEXT: Final = 200_000
@@ -28,9 +30,15 @@ class Budget(Body):
     """What the run may use at most; the agent's own limits hold besides."""
 
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    max_cost: float | None = Field(default=None, ge=0, le=1_000_000, description="in the price table's currency")
     max_tool_calls: int | None = Field(default=None, ge=0, le=500)
     max_steps: int | None = Field(default=None, ge=1, le=100)
-    timeout_seconds: int | None = Field(default=None, ge=1, le=86_400)
+    max_seconds: float | None = Field(default=None, gt=0, le=86_400, description="of work, without time spent waiting")
+    max_depth: int | None = Field(default=None, ge=0, le=4)
+    timeout_seconds: int | None = Field(default=None, ge=1, le=86_400, description="then the run expires")
+    on_limit: Literal["stop", "ask"] | None = Field(
+        default=None, description="at a limit: answer with what there is, or wait until somebody raises it"
+    )
 
 
 def _kind(value: Any) -> str | None:
@@ -58,6 +66,12 @@ ModelOrName = Annotated[
 ]
 
 
+Secrets = Annotated[
+    dict[SecretName, Annotated[SecretStr, Field(min_length=1, max_length=8_192)]],
+    Field(max_length=20, description="for this run alone, by the names that tools give; kept sealed until it ends"),
+]
+
+
 class RunRequest(Body):
     """A run as it is asked for. Only `input` is needed."""
 
@@ -66,12 +80,11 @@ class RunRequest(Body):
     workflow: WorkflowName = DEFAULT_WORKFLOW
     variables: Variables = Field(default={})
     model: ModelOrName | None = Field(default=None, description="instead of the agent's")
-    tools: list[Slug] | None = Field(
-        default=None,
-        max_length=64,
-        description="only these of the agent's tools",
-        json_schema_extra={"uniqueItems": True},
+    tools: ToolEntries | None = Field(
+        default=None, description="only these of the agent's tools, and definitions for this run alone"
     )
+    secrets: Secrets = Field(default={})
+    response_schema: AnySchema | None = Field(default=None, description="what the final answer must be, as JSON")
     budget: Budget | None = None
     if_busy: IfBusy = Field(
         default="enqueue",
@@ -86,13 +99,6 @@ class RunRequest(Body):
     )
     metadata: Metadata = Field(default={})
 
-    @field_validator("tools")
-    @classmethod
-    def _each_tool_once(cls, tools: list[str] | None) -> list[str] | None:
-        if tools is not None and len(set(tools)) != len(tools):
-            raise ValueError("a tool may be named only once")
-        return tools
-
     def new_run(self) -> NewRun:
         """The same for the kernel. `request` has only what was asked for; a model's name becomes an object."""
         request: dict[str, Any] = {}
@@ -102,7 +108,9 @@ class RunRequest(Body):
             chosen = ModelChoice(name=self.model) if isinstance(self.model, str) else self.model
             request["model"] = chosen.model_dump(exclude_none=True)
         if self.tools is not None:
-            request["tools"] = self.tools
+            request["tools"] = [tool if isinstance(tool, str) else tool.model_dump() for tool in self.tools]
+        if self.response_schema is not None:
+            request["response_schema"] = self.response_schema
         if self.budget is not None:
             request["budget"] = self.budget.model_dump(exclude_none=True)
         if isinstance(self.input, str):
@@ -118,6 +126,7 @@ class RunRequest(Body):
             self.if_busy,
             self.priority,
             self.deadline_seconds,
+            {name: value.get_secret_value() for name, value in self.secrets.items()},
         )
 
 

@@ -9,108 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Any
 
 import asyncpg
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from kernel.agent_config import AgentConfig, stored
 from kernel.errors import Conflict, NotFound
 from kernel.ids import new_id
 from kernel.postgres import Connection, Pool
 from kernel.sql import statements
 
 SQL = statements(__package__, "agents.sql")
-
-MAX_NESTING: Final = 3
-"""Levels of sub-agents below an agent."""
-
-DEFAULT_TOOLS: Final = ("python", "http_fetch", "remember", "recall")
-
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-Instructions = Annotated[str, Field(max_length=32_000)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ModelChoice(_Part):
-    """Which model answers, and how. What is left out is the deployment's choice."""
-
-    name: str | None = Field(default=None, min_length=1, max_length=200)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000, description="longest answer, in tokens")
-
-
-class MemoryConfig(_Part):
-    """What is recalled before the first step."""
-
-    recall: bool = True
-    limit: int = Field(default=5, ge=1, le=20)
-
-
-class AgentLimits(_Part):
-    """What one run may use, which its own budget can lower and never raise; and how many may run."""
-
-    max_steps: int = Field(default=25, ge=1, le=100)
-    max_tool_calls: int = Field(default=50, ge=1, le=500)
-    max_depth: int = Field(default=2, ge=0, le=4, description="levels of delegation")
-    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    timeout_seconds: int = Field(default=3600, ge=1, le=86_400)
-    max_running: int | None = Field(
-        default=None, ge=1, le=10_000, description="runs of the agent, at whatever version, that may run at once"
-    )
-
-
-class _Actor(_Part):
-    description: str = Field(default="", max_length=2_000)
-    instructions: Instructions = ""
-    model: ModelChoice | None = None
-    tools: list[Slug] = Field(default=list(DEFAULT_TOOLS), max_length=64, json_schema_extra={"uniqueItems": True})
-    sub_agents: list[SubAgentConfig] = Field(
-        default=[], max_length=16, description="names are unique among siblings; at most 3 levels"
-    )
-
-    @field_validator("tools")
-    @classmethod
-    def _each_tool_once(cls, tools: list[str]) -> list[str]:
-        if len(set(tools)) != len(tools):
-            raise ValueError("a tool may be named only once")
-        return tools
-
-    @field_validator("sub_agents")
-    @classmethod
-    def _each_name_once(cls, sub_agents: list[SubAgentConfig]) -> list[SubAgentConfig]:
-        names = [sub_agent.name for sub_agent in sub_agents]
-        if len(set(names)) != len(names):
-            raise ValueError("sub-agents of one level need different names")
-        return sub_agents
-
-
-class SubAgentConfig(_Actor):
-    """Someone to delegate to: sees only the task it is given."""
-
-    name: Slug
-
-
-class AgentConfig(_Actor):
-    """Everything that a version of an agent fixes."""
-
-    name: Name
-    memory: MemoryConfig = MemoryConfig()
-    limits: AgentLimits = AgentLimits()
-
-    @model_validator(mode="after")
-    def _not_too_deep(self) -> AgentConfig:
-        level, depth = self.sub_agents, 0
-        while level:
-            depth += 1
-            if depth > MAX_NESTING:
-                raise ValueError(f"sub-agents may be nested at most {MAX_NESTING} levels deep")
-            level = [below for sub_agent in level for below in sub_agent.sub_agents]
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +124,7 @@ async def list_versions(
 
 
 def _stored(config: AgentConfig) -> str:
-    # A release that does not know the cap could not read a configuration that names it.
-    unset = {"limits": {"max_running"}} if config.limits.max_running is None else None
-    return config.model_dump_json(exclude=unset)
+    return orjson.dumps(stored(config)).decode()
 
 
 def _found(row: asyncpg.Record | None, agent_id: str) -> Agent:

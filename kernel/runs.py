@@ -6,7 +6,7 @@ What a worker does with a run is in `leases` (claiming, renewing) and `journal` 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class NewRun:
     """A run as it is asked for. `request` is what the graph reads: variables, model, tools, budget.
 
     `priority` is -10 to 10; in its org a higher one starts first. `deadline_seconds` from now it expires, also if it
-    has not been started.
+    has not been started. `secrets` are by the names that tools give, in the clear: they are sealed on their way in.
     """
 
     input: Sequence[InputMessage]
@@ -54,6 +54,7 @@ class NewRun:
     if_busy: IfBusy = "enqueue"
     priority: int = 0
     deadline_seconds: float | None = None
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

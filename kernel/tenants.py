@@ -18,7 +18,8 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from pydantic import SecretStr
 
-from kernel.agents import AgentConfig, create_agent
+from kernel.agent_config import AgentConfig
+from kernel.agents import create_agent
 from kernel.errors import InvalidInput, NotFound, Unauthenticated
 from kernel.ids import is_id, new_id
 from kernel.postgres import Connection, Pool

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kernel.agents import AgentLimits
+from kernel.agent_config import AgentLimits
 
 
 @dataclass(slots=True)

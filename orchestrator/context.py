@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from langchain_core.messages import AnyMessage
 
-from kernel.agents import MemoryConfig, ModelChoice, SubAgentConfig
+from kernel.agent_config import MemoryConfig, ModelChoice, SubAgent
+from kernel.approval_policy import ApprovalPolicy
 from kernel.leases import ClaimedRun
 from kernel.runlog import NewStep, RunLog
 from memory.port import Memory
 from memory.records import Scope
 from orchestrator.brake import Brake
 from orchestrator.budget import Budget
+from orchestrator.kit import Kit
 from orchestrator.models.factory import Models
 from orchestrator.state import Call, GraphState
-from orchestrator.tools.tool import ToolContext
-from orchestrator.tools.toolbox import Toolbox
+from orchestrator.tools.tool import ToolContext, Vault
 from orchestrator.transcript import Transcript
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts: the run's agent or one of its sub-agents. `tools` are those it may call."""
+    """Who acts: the run's agent or one of its sub-agents. `approvals` are policies by the names of tools."""
 
     name: str
     instructions: str
     model: ModelChoice
-    tools: Sequence[str]
-    sub_agents: Sequence[SubAgentConfig]
+    kit: Kit
+    sub_agents: Sequence[SubAgent]
     memory: MemoryConfig
+    approvals: Mapping[str, ApprovalPolicy] = field(default_factory=dict)
+    response_schema: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -50,10 +53,9 @@ class RunContext:
     transcript: Transcript
     history: Sequence[AnyMessage]
     models: Models
-    toolbox: Toolbox
     memory: Memory
-    run_child: Callable[[RunContext, Call, SubAgentConfig], Awaitable[tuple[Literal["ok", "error"], str]]]
-    children: dict[str, SubAgentConfig] = field(default_factory=dict)
+    vault: Vault
+    run_child: Callable[[RunContext, Call, SubAgent], Awaitable[tuple[Literal["ok", "error"], str]]]
 
     def step_id(self, state: GraphState, name: str) -> str:
         """The same on every retry of the step, different for all other steps of the run."""
@@ -95,6 +97,7 @@ class RunContext:
             run_id=run.id,
             call_id=call_id,
             idempotency_key=_idempotency_key(run.id, step_id, call_id),
+            vault=self.vault,
         )
 
 

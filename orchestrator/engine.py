@@ -9,28 +9,32 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Final, Literal
 
 import structlog
-from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
+from pydantic import TypeAdapter
 
-from kernel.agents import AgentConfig, MemoryConfig, ModelChoice, SubAgentConfig
+from kernel.agent_config import AgentConfig, MemoryConfig, ModelChoice, SubAgent, SubAgentConfig
 from kernel.errors import LeaseLost, LonghaulError, StoreUnavailable
 from kernel.events import RunStatus
 from kernel.leases import ClaimedRun
 from kernel.postgres import UNAVAILABLE, Pool
 from kernel.runlog import End, RunLog
+from kernel.tool_definitions import ToolEntries
 from memory.port import Memory
 from orchestrator.brake import Brake, Braked
 from orchestrator.budget import Budget
 from orchestrator.checkpoints import PostgresCheckpoints
 from orchestrator.context import Actor, RunContext
+from orchestrator.kit import Kit, KitScope, Outfitter
 from orchestrator.models.factory import Models
+from orchestrator.skills.skill import UnknownSkill
 from orchestrator.state import Call, GraphState, first_state
-from orchestrator.tools.errors import UnknownTool
-from orchestrator.tools.toolbox import Toolbox
+from orchestrator.tools.errors import BadKit, UnknownTool
+from orchestrator.tools.tool import NoSecrets, Vault
 from orchestrator.transcript import Transcript, conversation
 from orchestrator.workflows import build_workflows
 
@@ -40,10 +44,10 @@ log = structlog.get_logger(__name__)
 class Engine:
     """One per worker. Safe for any number of runs at once."""
 
-    def __init__(self, db: Pool, *, models: Models, toolbox: Toolbox, memory: Memory) -> None:
+    def __init__(self, db: Pool, *, models: Models, outfitter: Outfitter, memory: Memory) -> None:
         self._db = db
         self._models = models
-        self._toolbox = toolbox
+        self._outfitter = outfitter
         self._memory = memory
         self._workflows = build_workflows()
 
@@ -100,47 +104,73 @@ class Engine:
 
     async def _run_graph(self, run: ClaimedRun, pen: RunLog, agent: AgentConfig, budget: Budget, brake: Brake) -> None:
         request = run.request
-        asked: Sequence[str] | None = request.get("tools")
+        vault = NoSecrets()
         actor = Actor(
             name=agent.name,
             instructions=agent.instructions,
             model=_model_choice(agent.model, request.get("model")),
-            tools=[tool for tool in agent.tools if asked is None or tool in asked],
+            kit=await self._kit(run, agent, vault, request.get("tools")),
             sub_agents=agent.sub_agents,
             memory=agent.memory,
+            approvals=agent.approvals,
+            response_schema=request.get("response_schema") or agent.response_schema,
         )
-        limits = agent.limits
-        context = self._context(run, pen, actor, budget, brake, path="", depth=0, max_depth=limits.max_depth)
-        context.history = conversation(run.history)
+        context = RunContext(
+            run=run,
+            log=pen,
+            actor=actor,
+            path="",
+            depth=0,
+            max_depth=agent.limits.max_depth,
+            brake=brake,
+            budget=budget,
+            transcript=_transcript(run, pen, ""),
+            history=conversation(run.history),
+            models=self._models,
+            memory=self._memory,
+            vault=vault,
+            run_child=self._run_child,
+        )
         await self._invoke(context, run.workflow, thread_id=run.id, position=len(run.messages))
         if not pen.ended:
             raise RuntimeError(f"the graph of run {run.id} stopped without an end")
 
-    async def _run_child(
-        self, parent: RunContext, call: Call, config: SubAgentConfig
-    ) -> tuple[Literal["ok", "error"], str]:
+    async def _kit(
+        self, run: ClaimedRun, actor: AgentConfig | SubAgentConfig, vault: Vault, asked: Sequence[Any] | None = None
+    ) -> Kit:
+        """The agent's tools, of which a caller may have `asked` for some by name, and its own."""
+        entries = list(actor.tools)
+        if asked is not None:
+            wanted = _ENTRIES.validate_python(asked)
+            entries = [entry for entry in entries if (entry if isinstance(entry, str) else entry.name) in wanted]
+            entries += [entry for entry in wanted if not isinstance(entry, str)]
+        scope = KitScope(run.org_id, run.session_id, run.id, vault)
+        return await self._outfitter.kit(entries, actor.skills, scope)
+
+    async def _run_child(self, parent: RunContext, call: Call, config: SubAgent) -> tuple[Literal["ok", "error"], str]:
         """Runs a sub-agent to its answer, which is text for the model, also when it failed."""
-        actor = Actor(
-            name=config.name,
-            instructions=config.instructions,
-            model=config.model or parent.actor.model,
-            tools=config.tools,
-            sub_agents=config.sub_agents,
-            memory=MemoryConfig(recall=False),
-        )
+        assert isinstance(config, SubAgentConfig)
         try:
-            context = self._context(
-                parent.run,
-                parent.log,
-                actor,
-                parent.budget,
-                parent.brake,
-                path=parent.child_path(config.name, call),
-                depth=parent.depth + 1,
-                max_depth=parent.max_depth,
-            )
-        except UnknownTool as error:
+            kit = await self._kit(parent.run, config, parent.vault)
+        except (UnknownTool, UnknownSkill, BadKit) as error:
             return "error", f"Error: agent {config.name} can't work: {error.message}"
+        path = parent.child_path(config.name, call)
+        context = replace(
+            parent,
+            actor=Actor(
+                name=config.name,
+                instructions=config.instructions,
+                model=config.model or parent.actor.model,
+                kit=kit,
+                sub_agents=config.sub_agents,
+                memory=MemoryConfig(recall=False),
+                approvals=config.approvals,
+            ),
+            path=path,
+            depth=parent.depth + 1,
+            transcript=_transcript(parent.run, parent.log, path),
+            history=(),
+        )
         assert isinstance(call["arguments"], dict)
         if not context.transcript.upto(1):
             context.transcript.add_input(call["arguments"]["task"])
@@ -152,39 +182,6 @@ class Engine:
         if (failure := state["failure"]) is not None:
             return "error", f"Error: agent {config.name} failed: {failure['message']}"
         return "ok", state["answer"]["text"] if state["answer"] else ""
-
-    def _context(
-        self,
-        run: ClaimedRun,
-        pen: RunLog,
-        actor: Actor,
-        budget: Budget,
-        brake: Brake,
-        *,
-        path: str,
-        depth: int,
-        max_depth: int,
-    ) -> RunContext:
-        self._toolbox.schemas(actor.tools)  # raises for a tool that this worker does not have
-        transcript = Transcript(pen, path)
-        transcript.load(run.messages)
-        history: Sequence[AnyMessage] = ()
-        return RunContext(
-            run=run,
-            log=pen,
-            actor=actor,
-            path=path,
-            depth=depth,
-            max_depth=max_depth,
-            brake=brake,
-            budget=budget,
-            transcript=transcript,
-            history=history,
-            models=self._models,
-            toolbox=self._toolbox,
-            memory=self._memory,
-            run_child=self._run_child,
-        )
 
     async def _invoke(self, context: RunContext, workflow: str, *, thread_id: str, position: int) -> GraphState:
         run = context.run
@@ -200,6 +197,15 @@ class Engine:
         graph = self._workflows[run.graph_version][workflow].copy({"checkpointer": checkpoints})
         state: Any = await graph.ainvoke(start, config, context=context, durability="sync")
         return state  # type: ignore[no-any-return]
+
+
+def _transcript(run: ClaimedRun, pen: RunLog, path: str) -> Transcript:
+    transcript = Transcript(pen, path)
+    transcript.load(run.messages)
+    return transcript
+
+
+_ENTRIES: Final = TypeAdapter(ToolEntries)
 
 
 def _model_choice(agent: ModelChoice | None, asked: Any) -> ModelChoice:

@@ -29,7 +29,9 @@ from memory.embedders import choose_embedder
 from memory.store import PostgresMemory
 from orchestrator.egress import EgressClient
 from orchestrator.engine import Engine
+from orchestrator.kit import Outfitter
 from orchestrator.models.factory import Models
+from orchestrator.skills.registry import SkillRegistry
 from orchestrator.tools.http_fetch import HttpFetch
 from orchestrator.tools.http_send import HttpPost, HttpPut
 from orchestrator.tools.memory import Recall, Remember
@@ -88,7 +90,8 @@ async def work(settings: Settings) -> None:
         leases = Leases(db, worker=worker_id, lease_seconds=settings.lease_seconds, graph_version=GRAPH_VERSION)
         # A run that ends may let the next one of its session start: this worker looks for it itself.
         journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
-        engine = Engine(db, models=models, toolbox=toolbox, memory=memory)
+        outfitter = Outfitter(toolbox, SkillRegistry(), {})
+        engine = Engine(db, models=models, outfitter=outfitter, memory=memory)
         charges = Charges(db)
         vigil = Vigil()
         executor = Executor(

@@ -30,8 +30,8 @@ async def act(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]
 
 
 async def _call(context: RunContext, entry: LedgerEntry) -> None:
-    call, toolbox = entry.call, context.toolbox
-    checked = toolbox.check(call["name"], call["arguments"], allowed=context.actor.tools)
+    call, kit = entry.call, context.actor.kit
+    checked = kit.toolbox.check(call["name"], call["arguments"], allowed=kit.names)
     effect = "read" if isinstance(checked, ToolOutcome) else checked.effect
     if entry.earlier is not None and "once" in (entry.earlier.effect, effect):
         entry.report("unknown", _LOST)
@@ -46,7 +46,7 @@ async def _call(context: RunContext, entry: LedgerEntry) -> None:
         entry.begin(effect)
         if effect != "read":
             await context.log.committed()
-        outcome = await toolbox.make(checked, context.tool_context(entry.step_id, call["id"]))
+        outcome = await kit.toolbox.make(checked, context.tool_context(entry.step_id, call["id"]))
         entry.report(outcome.status, outcome.result, duration_ms=outcome.duration_ms)
 
 

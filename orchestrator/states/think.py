@@ -99,8 +99,8 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
 async def _stream(context: RunContext, state: GraphState, recalled: list[str], message_id: str) -> Turn:
     actor = context.actor
     request = context.run.request
-    system = system_prompt(actor.instructions, request.get("variables") or {}, recalled)
-    tools = context.toolbox.schemas(actor.tools)
+    system = system_prompt(actor.instructions, request.get("variables") or {}, recalled, actor.kit.sections)
+    tools = actor.kit.schemas
     if actor.sub_agents and context.depth < context.max_depth:
         tools = [*tools, delegate_schema(actor.sub_agents)]
     chat = context.models.chat(actor.model.name, temperature=actor.model.temperature, max_tokens=actor.model.max_tokens)

@@ -25,3 +25,9 @@ class UnknownTool(LonghaulError):
     """An agent names tools that this process does not have."""
 
     code = "unknown_tool"
+
+
+class BadKit(LonghaulError):
+    """An agent's tools can't be put together as they are defined."""
+
+    code = "bad_tools"

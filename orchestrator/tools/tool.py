@@ -1,19 +1,22 @@
 """The port that every tool fills.
 
-A tool states what it takes (a pydantic model), what it does to the world (its effect class) and its limits. It
-never times itself out, retries itself or cuts its own result: the toolbox does that for all tools alike.
+A tool states what it takes (a pydantic model, or a JSON Schema), what it does to the world (its effect class) and its
+limits. It never times itself out, retries itself or cuts its own result: the toolbox does that for all tools alike.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from kernel.effects import EffectClass
+from kernel.json_schema import Schema
+from orchestrator.tools.errors import ToolFailure
 
 JSONValue: TypeAlias = "bool | int | float | str | Sequence[JSONValue] | Mapping[str, JSONValue] | None"
 
@@ -24,7 +27,25 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-A_contra = TypeVar("A_contra", bound=BaseModel)
+A_contra = TypeVar("A_contra")
+
+
+class Vault(Protocol):
+    """The secrets that a call may use: the run's own, and its org's."""
+
+    async def reveal(self, name: str) -> str:
+        """The secret of this name. From then on it is struck out of whatever the run's tools return.
+
+        Raises:
+            ToolFailure: there is none of this name, or it can't be opened.
+        """
+
+
+class NoSecrets:
+    """The vault of a call that may use none."""
+
+    async def reveal(self, name: str) -> str:
+        raise ToolFailure(f"There is no secret named {name!r}.", reached=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +63,15 @@ class ToolContext:
     run_id: str
     call_id: str
     idempotency_key: str
+    vault: Vault = field(default_factory=NoSecrets)
+
+
+class BadArguments(ValueError):
+    """A call's arguments are not what the tool takes. `lines` say why, for the model."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = tuple(lines)
 
 
 class Tool(ABC, Generic[A_contra]):
@@ -59,11 +89,33 @@ class Tool(ABC, Generic[A_contra]):
 
     name: str
     description: str
-    arguments: type[A_contra]
+    arguments: Any  # type[A_contra]: a model; of no use to a SchemaTool
     effect: EffectClass
     timeout: float = 30.0
     retries: int = 0
     max_result_bytes: int = 65_536
+
+    def parameters(self) -> dict[str, Any]:
+        """What it takes, as JSON Schema for the model."""
+        return model_parameters(self.arguments)
+
+    def parse(self, given: Mapping[str, Any]) -> A_contra:
+        """The arguments of a call as `run` takes them.
+
+        Raises:
+            BadArguments: they are not valid.
+        """
+        try:
+            arguments: A_contra = self.arguments.model_validate(given)
+            return arguments
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+            raise BadArguments(
+                [
+                    f"{'.'.join(str(part)[:64] for part in problem['loc']) or 'arguments'}: {problem['msg']}"
+                    for problem in problems
+                ]
+            ) from None
 
     @abstractmethod
     async def run(self, arguments: A_contra, context: ToolContext) -> JSONValue:
@@ -77,3 +129,42 @@ class Tool(ABC, Generic[A_contra]):
     async def aclose(self) -> None:
         """Gives back what the tool holds (processes, connections). Called once, when the worker stops."""
         return
+
+
+class SchemaTool(Tool[Mapping[str, Any]]):
+    """A tool whose arguments are described by a JSON Schema instead of a model.
+
+    Args:
+        parameters: must have `"type": "object"` at its top.
+
+    Raises:
+        SchemaError: `parameters` is no usable JSON Schema.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        self._parameters = dict(parameters)
+        self._schema = Schema(parameters)
+
+    def parameters(self) -> dict[str, Any]:
+        return self._parameters
+
+    def parse(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        if problems := self._schema.problems(given):
+            raise BadArguments(problems)
+        return given
+
+
+class _WithoutTitles(GenerateJsonSchema):
+    """pydantic adds a title to every field, which says again what the field's name says and costs tokens."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def model_parameters(arguments: type[BaseModel]) -> dict[str, Any]:
+    """A model's JSON Schema, as short as it can be."""
+    schema = arguments.model_json_schema(schema_generator=_WithoutTitles)
+    for name in ("title", "description"):  # the class's name and docstring are not for the model
+        schema.pop(name, None)
+    schema.setdefault("properties", {})
+    return schema

@@ -18,13 +18,11 @@ from typing import Any, Final, Literal
 
 import orjson
 import structlog
-from pydantic import BaseModel, ValidationError
 
 from kernel.effects import DELEGATE, EffectClass
 from orchestrator.tools.errors import ToolFailure, UnknownTool
 from orchestrator.tools.results import as_text, clean, clip
-from orchestrator.tools.schemas import function_schema
-from orchestrator.tools.tool import Tool, ToolContext
+from orchestrator.tools.tool import BadArguments, SchemaTool, Tool, ToolContext
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +54,7 @@ class CheckedCall:
     """A call that may be made: its tool is allowed and its arguments are valid. What `Toolbox.check` gives."""
 
     tool: Tool[Any]
-    arguments: BaseModel
+    arguments: Any
 
     @property
     def effect(self) -> EffectClass:
@@ -86,23 +84,39 @@ class Toolbox:
         self, tools: Iterable[Tool[Any]], *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     ) -> None:
         self._tools: dict[str, Tool[Any]] = {}
+        self._schemas: dict[str, dict[str, Any]] = {}
         self._sleep = sleep
         for tool in tools:
-            if not _NAME.fullmatch(tool.name):
-                raise ValueError(f"tool name {tool.name!r}: 1 to 64 of letters, digits, _ and -")
-            if tool.name == DELEGATE:
-                raise ValueError(f"no tool may be named {DELEGATE!r}: that is how models hand over tasks")
-            if tool.name in self._tools:
-                raise ValueError(f"two tools are named {tool.name!r}")
-            if tool.arguments.model_config.get("extra") != "forbid":
-                raise ValueError(f"tool {tool.name!r}: its arguments must forbid unknown fields")
-            if tool.max_result_bytes < 256:
-                raise ValueError(f"tool {tool.name!r}: max_result_bytes must be at least 256")
-            self._tools[tool.name] = tool
+            self._add(tool)
+
+    def _add(self, tool: Tool[Any]) -> None:
+        if not _NAME.fullmatch(tool.name):
+            raise ValueError(f"tool name {tool.name!r}: 1 to 64 of letters, digits, _ and -")
+        if tool.name == DELEGATE:
+            raise ValueError(f"no tool may be named {DELEGATE!r}: that is how models hand over tasks")
+        if tool.name in self._tools:
+            raise ValueError(f"two tools are named {tool.name!r}")
+        if not isinstance(tool, SchemaTool) and tool.arguments.model_config.get("extra") != "forbid":
+            raise ValueError(f"tool {tool.name!r}: its arguments must forbid unknown fields")
+        if tool.max_result_bytes < 256:
+            raise ValueError(f"tool {tool.name!r}: max_result_bytes must be at least 256")
+        self._tools[tool.name] = tool
         # Made once: generating a schema takes longer than everything else that precedes a model call.
-        self._schemas: Mapping[str, dict[str, Any]] = {
-            name: function_schema(tool) for name, tool in self._tools.items()
-        }
+        function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters()}
+        self._schemas[tool.name] = {"type": "function", "function": function}
+
+    def joined(self, tools: Iterable[Tool[Any]]) -> Toolbox:
+        """This toolbox with some tools more, for one agent. Closing it closes nothing: these tools hold nothing.
+
+        Raises:
+            ValueError: as for the constructor.
+        """
+        box = _Joined((), sleep=self._sleep)
+        box._tools.update(self._tools)
+        box._schemas.update(self._schemas)
+        for tool in tools:
+            box._add(tool)
+        return box
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -172,7 +186,7 @@ class Toolbox:
             except Exception:
                 log.exception("tool_close_failed", tool=tool.name)
 
-    async def _make(self, tool: Tool[Any], arguments: BaseModel, context: ToolContext) -> _Attempt:
+    async def _make(self, tool: Tool[Any], arguments: Any, context: ToolContext) -> _Attempt:
         for attempt in range(tool.retries + 1):
             ended = await self._attempt(tool, arguments, context)
             if not ended.again:
@@ -183,7 +197,7 @@ class Toolbox:
             return _Attempt(ended.status, f"{ended.result}\n(tried {tool.retries + 1} times)")
         return ended
 
-    async def _attempt(self, tool: Tool[Any], arguments: BaseModel, context: ToolContext) -> _Attempt:
+    async def _attempt(self, tool: Tool[Any], arguments: Any, context: ToolContext) -> _Attempt:
         clock = asyncio.timeout(tool.timeout)
         once = tool.effect == "once"
         try:
@@ -217,6 +231,13 @@ class Toolbox:
         )
 
 
+class _Joined(Toolbox):
+    """The tools that it was joined from are another's to close."""
+
+    async def aclose(self) -> None:
+        return
+
+
 _MAYBE_DONE: Final = "It may or may not have been done. Do not call it again for the same purpose; find out first."
 
 
@@ -224,7 +245,7 @@ class _WrongCall(Exception):
     """The model called a tool wrongly. The text tells it how to correct itself."""
 
 
-def _validated(tool: Tool[Any], raw: Mapping[str, Any] | str) -> BaseModel:
+def _validated(tool: Tool[Any], raw: Mapping[str, Any] | str) -> Any:
     """The arguments as the tool wants them. A model that has nothing to say writes an empty text."""
     given: object = raw
     if isinstance(raw, str):
@@ -238,29 +259,23 @@ def _validated(tool: Tool[Any], raw: Mapping[str, Any] | str) -> BaseModel:
     if not isinstance(given, Mapping):
         raise _WrongCall(f"The arguments of {tool.name!r} must be one JSON object: {_expected(tool)}.") from None
     try:
-        arguments: BaseModel = tool.arguments.model_validate(given)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        lines = [
-            f"- {'.'.join(str(part)[:64] for part in problem['loc']) or 'arguments'}: {problem['msg']}"
-            for problem in problems[:_PROBLEMS_SHOWN]
-        ]
-        if len(problems) > _PROBLEMS_SHOWN:
-            lines.append(f"- and {len(problems) - _PROBLEMS_SHOWN} more")
+        return tool.parse(given)
+    except BadArguments as error:
+        lines = [f"- {line}" for line in error.lines[:_PROBLEMS_SHOWN]]
+        if len(error.lines) > _PROBLEMS_SHOWN:
+            lines.append(f"- and {len(error.lines) - _PROBLEMS_SHOWN} more")
         raise _WrongCall(
             f"The arguments of {tool.name!r} are not valid:\n" + "\n".join(lines) + "\n"
             f"Expected: {_expected(tool)}. Correct them and call again."
         ) from None
-    return arguments
 
 
 def _expected(tool: Tool[Any]) -> str:
-    fields = tool.arguments.model_fields
+    schema = tool.parameters()
+    fields, required = schema.get("properties") or {}, schema.get("required") or ()
     if not fields:
         return "{} (no fields)"
-    return ", ".join(
-        f"{field.alias or name} ({'required' if field.is_required() else 'optional'})" for name, field in fields.items()
-    )
+    return ", ".join(f"{name} ({'required' if name in required else 'optional'})" for name in fields)
 
 
 def _failed(failure: ToolFailure, *, once: bool) -> _Attempt:

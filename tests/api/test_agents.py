@@ -16,8 +16,12 @@ LIMITS = {
     "max_steps": 25,
     "max_tool_calls": 50,
     "max_depth": 2,
+    "max_parallel_agents": 8,
     "max_tokens": None,
+    "max_cost": None,
+    "max_seconds": None,
     "timeout_seconds": 3600,
+    "on_limit": "stop",
     "max_running": None,
 }
 
@@ -56,7 +60,10 @@ async def test_an_agent_is_given_back_as_it_was_made(client: httpx.AsyncClient) 
     agent = ok(answer, 201)
     assert answer.headers["location"] == f"/v1/agents/{agent['id']}"
     [reader] = config.pop("sub_agents")
-    assert agent["sub_agents"] == [{**reader, "model": None, "sub_agents": []}]
+    silent = {"model": None, "skills": [], "approvals": {}, "sub_agents": [], "limits": None}
+    assert agent["sub_agents"] == [{**reader, **silent}]
+    model = config.pop("model")
+    assert {name: value for name, value in agent["model"].items() if value is not None} == model
     assert {name: agent[name] for name in config} == config
     assert ok(await client.get(answer.headers["location"])) == agent
 

@@ -20,7 +20,9 @@ from kernel.tenants import ensure_org
 from memory.embedders import choose_embedder
 from memory.store import PostgresMemory
 from orchestrator.engine import Engine
+from orchestrator.kit import Outfitter
 from orchestrator.models.factory import Models
+from orchestrator.skills.registry import SkillRegistry
 from orchestrator.tools.toolbox import Toolbox
 from tests.e2e.conftest import OwnStack
 from tests.history import assert_history
@@ -104,7 +106,12 @@ async def test_arq_wakes_the_executor_when_the_list_is_lost(
 ) -> None:
     journal = Journal(own_database, Publisher(redis), on_next_run=lambda: None)
     models, embedder = Models(settings), choose_embedder(settings)
-    engine = Engine(own_database, models=models, toolbox=Toolbox([]), memory=PostgresMemory(own_database, embedder))
+    engine = Engine(
+        own_database,
+        models=models,
+        outfitter=Outfitter(Toolbox([]), SkillRegistry(), {}),
+        memory=PostgresMemory(own_database, embedder),
+    )
     bell = Bell(redis)
     executor = Executor(
         leases=Leases(own_database, worker="host:1", lease_seconds=10),

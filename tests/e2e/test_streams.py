@@ -209,7 +209,7 @@ async def test_a_token_of_another_deployment_or_of_yesterday_opens_nothing(calle
         jwt.encode(old, SECRET_KEY, "HS256"),
         jwt.encode(claims, "another key of at least 32 characters", "HS256"),
         jwt.encode(claims | {"aud": "longhaul"}, SECRET_KEY, "HS256"),
-        jwt.encode(claims, None, "none"),
+        jwt.encode(claims, "", "none"),
         real[:-2],
     ):
         await caller.as_holder_of("none").call("GET", f"/v1/runs/{run['id']}/events?token={token}", expect=401)

@@ -13,7 +13,8 @@ import orjson
 import pytest
 
 from bench.queueing import queue_many
-from kernel.agents import AgentConfig, AgentLimits, create_agent, update_agent
+from kernel.agent_config import AgentConfig, AgentLimits
+from kernel.agents import create_agent, update_agent
 from kernel.errors import InvalidInput, NotFound
 from kernel.leases import ClaimedRun, Leases
 from kernel.postgres import Pool

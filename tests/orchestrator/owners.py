@@ -14,7 +14,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from kernel.agents import AgentConfig, create_agent
+from kernel.agent_config import AgentConfig
+from kernel.agents import create_agent
 from kernel.effects import EffectClass
 from kernel.leases import ClaimedRun, Leases
 from kernel.postgres import Pool
@@ -24,7 +25,9 @@ from kernel.tenants import ensure_org
 from memory.embedders.lexical import LexicalEmbedder
 from memory.store import PostgresMemory
 from orchestrator.engine import Engine
+from orchestrator.kit import Outfitter
 from orchestrator.models.factory import Models
+from orchestrator.skills.registry import SkillRegistry
 from orchestrator.tools.tool import Arguments, JSONValue, Tool, ToolContext
 from orchestrator.tools.toolbox import Toolbox
 from tests.history import History, assert_history
@@ -87,7 +90,9 @@ class Owners:
     def engine(self, tools: Sequence[Tool[Any]]) -> Engine:
         """An engine with these tools."""
         memory = PostgresMemory(self.database, LexicalEmbedder())
-        return Engine(self.database, models=self.models, toolbox=Toolbox(tools), memory=memory)
+        return Engine(
+            self.database, models=self.models, outfitter=Outfitter(Toolbox(tools), SkillRegistry(), {}), memory=memory
+        )
 
     async def ask(self, model: str, *, request: dict[str, Any] | None = None, **agent: Any) -> str:
         """Takes in a run of a new agent; its id. `model` is a script's name."""

@@ -25,7 +25,8 @@ from langgraph.graph import END, START, StateGraph
 from redis.asyncio import Redis
 
 from cli.rehearsal import ChatRequest, Reply, ToolCall
-from kernel.agents import AgentConfig, MemoryConfig, SubAgentConfig, create_agent
+from kernel.agent_config import AgentConfig, MemoryConfig, SubAgentConfig
+from kernel.agents import create_agent
 from kernel.checkpoints import CheckpointRow, CheckpointWriteRow
 from kernel.ids import new_id
 from kernel.postgres import Pool
@@ -37,7 +38,9 @@ from memory.embedders import choose_embedder
 from memory.store import PostgresMemory
 from orchestrator.checkpoints import PostgresCheckpoints
 from orchestrator.engine import Engine
+from orchestrator.kit import Outfitter
 from orchestrator.models.factory import Models
+from orchestrator.skills.registry import SkillRegistry
 from orchestrator.tools.tool import Arguments, JSONValue, Tool, ToolContext
 from orchestrator.tools.toolbox import Toolbox
 from tests.history import assert_history
@@ -236,7 +239,7 @@ async def engine(own_database: Pool, settings: Settings) -> AsyncIterator[Engine
     yield Engine(
         own_database,
         models=models,
-        toolbox=Toolbox([Idle()]),
+        outfitter=Outfitter(Toolbox([Idle()]), SkillRegistry(), {}),
         memory=PostgresMemory(own_database, choose_embedder(settings)),
     )
     await models.aclose()
