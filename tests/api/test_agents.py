@@ -60,7 +60,7 @@ async def test_an_agent_is_given_back_as_it_was_made(client: httpx.AsyncClient) 
     agent = ok(answer, 201)
     assert answer.headers["location"] == f"/v1/agents/{agent['id']}"
     [reader] = config.pop("sub_agents")
-    silent = {"model": None, "skills": [], "approvals": {}, "sub_agents": [], "limits": None}
+    silent: dict[str, Any] = {"model": None, "skills": [], "approvals": {}, "sub_agents": [], "limits": None}
     assert agent["sub_agents"] == [{**reader, **silent}]
     model = config.pop("model")
     assert {name: value for name, value in agent["model"].items() if value is not None} == model
