@@ -27,20 +27,13 @@ from kernel.postgres import STORE_ERRORS, close_pool, open_pool
 from kernel.settings import Settings, load_settings
 from memory.embedders import choose_embedder
 from memory.store import PostgresMemory
-from orchestrator.egress import EgressClient
 from orchestrator.engine import Engine
-from orchestrator.kit import Outfitter
 from orchestrator.models.factory import Models
-from orchestrator.skills.registry import SkillRegistry
-from orchestrator.tools.http_fetch import HttpFetch
-from orchestrator.tools.http_send import HttpPost, HttpPut
-from orchestrator.tools.memory import Recall, Remember
-from orchestrator.tools.python import PythonTool
-from orchestrator.tools.toolbox import Toolbox
 from orchestrator.workflows import GRAPH_VERSION
 from worker.charges import Charges
 from worker.chores import Chores
 from worker.doorbell import Doorbell
+from worker.equipment import equip
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
 from worker.retention import Policies, Retention
@@ -77,11 +70,7 @@ async def work(settings: Settings) -> None:
         embedder = choose_embedder(settings)
         stack.push_async_callback(embedder.aclose)
         memory = PostgresMemory(db, embedder)
-        egress = EgressClient(allow=settings.egress_allow)
-        stack.push_async_callback(egress.aclose)
-        web = HttpFetch(egress), HttpPost(egress), HttpPut(egress)
-        toolbox = Toolbox([PythonTool(), *web, Remember(memory), Recall(memory)])
-        stack.push_async_callback(toolbox.aclose)
+        outfitter = equip(settings, db, memory, stack)
         models = Models(settings)
         stack.push_async_callback(models.aclose)
         models.warm()
@@ -90,7 +79,6 @@ async def work(settings: Settings) -> None:
         leases = Leases(db, worker=worker_id, lease_seconds=settings.lease_seconds, graph_version=GRAPH_VERSION)
         # A run that ends may let the next one of its session start: this worker looks for it itself.
         journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
-        outfitter = Outfitter(toolbox, SkillRegistry(), {})
         engine = Engine(db, models=models, outfitter=outfitter, memory=memory)
         charges = Charges(db)
         vigil = Vigil()

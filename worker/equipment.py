@@ -1,0 +1,51 @@
+"""What the agents of this worker can be given: its tools, its skills, and the makers of tools that callers define.
+
+Made once per process from the settings. What needs an optional package, a program or a configured service is left out
+where that is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from kernel.postgres import Pool
+from kernel.settings import Settings
+from memory.port import Memory
+from orchestrator.egress import EgressClient
+from orchestrator.kit import Maker, Outfitter
+from orchestrator.skills.registry import SkillRegistry
+from orchestrator.skills.skill import Skill
+from orchestrator.tools.http_fetch import HttpFetch
+from orchestrator.tools.http_send import HttpPost, HttpPut
+from orchestrator.tools.memory import Recall, Remember
+from orchestrator.tools.python import PythonTool
+from orchestrator.tools.tool import Tool
+from orchestrator.tools.toolbox import Toolbox
+
+
+def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack) -> Outfitter:
+    """The outfitter of a worker; `stack` closes what it holds."""
+    egress = EgressClient(allow=settings.egress_allow)
+    stack.push_async_callback(egress.aclose)
+    toolbox = Toolbox(_tools(settings, db, memory, egress))
+    stack.push_async_callback(toolbox.aclose)
+    return Outfitter(toolbox, SkillRegistry(_skills(toolbox)), _makers(settings, egress))
+
+
+def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -> Iterator[Tool[Any]]:
+    yield PythonTool()
+    yield HttpFetch(egress)
+    yield HttpPost(egress)
+    yield HttpPut(egress)
+    yield Remember(memory)
+    yield Recall(memory)
+
+
+def _skills(toolbox: Toolbox) -> Iterator[Skill]:
+    yield from ()
+
+
+def _makers(settings: Settings, egress: EgressClient) -> Mapping[str, Maker]:
+    return {}
