@@ -26,6 +26,7 @@ from api.metrics import Metrics, RequestMetrics
 from api.router import build_router
 from api.runs import Runs
 from api.sessions import Sessions
+from api.sources import Sources
 from api.stream_tokens import StreamTokens
 from kernel.bell import Bell
 from kernel.errors import LonghaulError
@@ -123,6 +124,7 @@ class App:
             *Sessions(db).endpoints(),
             *Events(db, hub, tokens).endpoints(),
             *Agents(db).endpoints(),
+            *Sources(db).endpoints(),
             *Health(db, redis).endpoints(),
             *Metrics(db, self._registry, streams=lambda: hub.viewers).endpoints(),
         ]

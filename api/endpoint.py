@@ -45,6 +45,7 @@ PATH_SHAPES: Final[Mapping[str, str]] = {
     "agent_id": "agt_[0-9a-f]{32}",
     "session_id": "ses_[0-9a-f]{32}",
     "run_id": "run_[0-9a-f]{32}",
+    "source_id": "src_[0-9a-f]{32}",
     "version": "[1-9][0-9]{0,8}",
 }
 _SHAPES: Final = {name: re.compile(shape) for name, shape in PATH_SHAPES.items()}
