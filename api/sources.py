@@ -22,9 +22,7 @@ from kernel.tool_definitions import SecretName, Slug
 class NewSource(SourceConfig):
     """A source to be registered."""
 
-    agent_ids: list[AgentId] | None = Field(  # type: ignore[assignment]  # the same texts, of one shape
-        default=None, max_length=100, description="which agents may ask; null: all"
-    )
+    agent_ids: list[AgentId] | None = Field(default=None, max_length=100, description="which agents may ask; null: all")
 
 
 class SourcePatch(Body):
