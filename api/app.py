@@ -25,6 +25,7 @@ from api.health import RELEASE, Health
 from api.metrics import Metrics, RequestMetrics
 from api.router import build_router
 from api.runs import Runs
+from api.secrets import Secrets
 from api.sessions import Sessions
 from api.sources import Sources
 from api.stream_tokens import StreamTokens
@@ -33,6 +34,7 @@ from kernel.errors import LonghaulError
 from kernel.fanout import Publisher
 from kernel.hub import Hub
 from kernel.postgres import close_pool, open_pool
+from kernel.sealing import Sealer
 from kernel.settings import Settings
 from kernel.tasks import end
 
@@ -64,7 +66,7 @@ class App:
             inner = CORSMiddleware(
                 inner,
                 allow_origins=settings.cors_origins,
-                allow_methods=("GET", "POST", "PATCH", "DELETE"),
+                allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
                 allow_headers=("Authorization", "Idempotency-Key", "Last-Event-ID", "X-Request-Id", "Cache-Control"),
                 expose_headers=("Location", "X-Request-Id", "Idempotency-Replayed", "Retry-After"),
                 max_age=3600,
@@ -119,11 +121,13 @@ class App:
         publisher = Publisher(redis)
         bell = Bell(redis)
         tokens = StreamTokens.from_settings(settings)
+        sealer = Sealer.from_settings(settings)
         endpoints = [
-            *Runs(db, hub, publisher, bell).endpoints(),
+            *Runs(db, hub, publisher, bell, sealer).endpoints(),
             *Sessions(db).endpoints(),
             *Events(db, hub, tokens).endpoints(),
             *Agents(db).endpoints(),
+            *Secrets(db, sealer).endpoints(),
             *Sources(db).endpoints(),
             *Health(db, redis).endpoints(),
             *Metrics(db, self._registry, streams=lambda: hub.viewers).endpoints(),

@@ -38,7 +38,7 @@ from kernel.tenants import Principal, Scope
 B = TypeVar("B")
 Q = TypeVar("Q")
 
-Method: TypeAlias = Literal["GET", "POST", "PATCH", "DELETE"]
+Method: TypeAlias = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 # What a path parameter must look like; anything else names nothing that exists.
 PATH_SHAPES: Final[Mapping[str, str]] = {
@@ -47,6 +47,7 @@ PATH_SHAPES: Final[Mapping[str, str]] = {
     "run_id": "run_[0-9a-f]{32}",
     "source_id": "src_[0-9a-f]{32}",
     "version": "[1-9][0-9]{0,8}",
+    "secret_name": "[A-Za-z][A-Za-z0-9_.-]{0,99}",
 }
 _SHAPES: Final = {name: re.compile(shape) for name, shape in PATH_SHAPES.items()}
 _PATH_NAMES: Final = re.compile(r"{(\w+)}")
@@ -175,7 +176,8 @@ class Edge:
             check_path(path)
             for name, value in path.items():
                 if _SHAPES[name].fullmatch(value) is None:
-                    raise NotFound(f"There is no {name.removesuffix('_id')} {value[:100]!r}.", field=name)
+                    kind = name.removesuffix("_id").removesuffix("_name")
+                    raise NotFound(f"There is no {kind} {value[:100]!r}.", field=name)
         query = parse_query(endpoint.query, scope["query_string"]) if scope["query_string"] else endpoint.query()
         raw, body = b"", None
         if endpoint.body is not None:

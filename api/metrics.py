@@ -12,7 +12,7 @@ from api.endpoint import Answer, Call, Endpoint, NoQuery
 from api.figures import DeploymentFigures
 from kernel.postgres import Pool
 
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"})
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class RequestMetrics:

@@ -41,6 +41,7 @@ from kernel.hub import Hub
 from kernel.ids import is_id
 from kernel.postgres import Connection, Pool
 from kernel.runs import Run, Submitted
+from kernel.sealing import Sealer
 from kernel.steps import list_steps
 
 _LONGEST_WAIT = 300.0
@@ -63,11 +64,12 @@ class WaitQuery(Query):
 class Runs:
     """The endpoints of runs."""
 
-    def __init__(self, db: Pool, hub: Hub, publisher: Publisher, bell: Bell) -> None:
+    def __init__(self, db: Pool, hub: Hub, publisher: Publisher, bell: Bell, sealer: Sealer) -> None:
         self._db = db
         self._hub = hub
         self._publisher = publisher
         self._bell = bell
+        self._sealer = sealer
 
     def endpoints(self) -> Iterator[Endpoint[Any, Any]]:
         one, tag = "/v1/runs/{run_id}", "runs"
@@ -194,6 +196,7 @@ class Runs:
             user_id=call.principal.user_id,
             session_id=session_id,
             new=call.body.new_run(),
+            sealer=self._sealer,
         )
         run = submitted.run
         stream = None
@@ -291,6 +294,7 @@ class Runs:
                     user_id=call.principal.user_id,
                     session_id=None,
                     new=request.new_run(),
+                    sealer=self._sealer,
                 )
             except CallerError as error:
                 results.append({"run": None, "problem": problem_of(error).shown()})

@@ -17,6 +17,8 @@ from kernel.errors import Conflict, InvalidInput, NotFound
 from kernel.events import RunStatus, encode_json, render_frame, render_time
 from kernel.ids import new_id
 from kernel.postgres import Connection, Pool
+from kernel.sealing import Sealer
+from kernel.secrets import seal_of_run
 from kernel.sql import statements
 
 SQL = statements(__package__, "runs.sql")
@@ -116,9 +118,16 @@ class Cancelled:
 
 
 async def submit(
-    db: Pool | Connection, *, org_id: str, user_id: str | None, session_id: str | None, new: NewRun
+    db: Pool | Connection,
+    *,
+    org_id: str,
+    user_id: str | None,
+    session_id: str | None,
+    new: NewRun,
+    sealer: Sealer | None = None,
 ) -> Submitted:
-    """Takes a run in, in one transaction; a new session is made when `session_id` is None.
+    """Takes a run in, in one transaction; a new session is made when `session_id` is None. One with secrets needs the
+    `sealer`.
 
     Raises:
         NotFound: no such session in the org.
@@ -127,8 +136,13 @@ async def submit(
     """
     run_id = new_id("run")
     metadata = new.metadata or {}
+    sealed: tuple[bytes, str] | tuple[()] = ()
+    if new.secrets:
+        assert sealer is not None, "a run with secrets needs a sealer"
+        own = await seal_of_run(sealer, org_id, run_id, new.secrets)
+        sealed = own.data, own.key_id
     row = await db.fetchrow(
-        SQL.submit,
+        SQL.submit_with_secrets if sealed else SQL.submit,
         org_id,
         user_id,
         session_id or new_id("ses"),
@@ -144,6 +158,7 @@ async def submit(
         [encode_json(message.content) for message in new.input],
         new.priority,
         new.deadline_seconds,
+        *sealed,
     )
     assert row is not None
     match row["outcome"]:

@@ -3,6 +3,15 @@
 -- name: submit
 SELECT * FROM submit_run($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 
+-- name: submit_with_secrets
+-- The same, and the run's own secrets $16, sealed with key $17.
+WITH taken AS MATERIALIZED (
+    SELECT * FROM submit_run($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+), kept AS (
+    INSERT INTO run_secrets (org_id, run_id, sealed, key_id) SELECT $1, $5, $16, $17 FROM taken WHERE outcome = 'queued'
+)
+SELECT * FROM taken;
+
 -- name: get
 SELECT id, org_id, session_id, turn, agent_id, agent_version, workflow, status, attempt, user_id, metadata,
        finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at, pause_requested_at, deadline_at, priority

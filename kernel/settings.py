@@ -13,6 +13,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kernel.errors import BadSettings
+from kernel.sealing import parse_keys
 
 _LONGEST_KEPT: Final = 100 * 366 * 86_400.0
 
@@ -73,6 +74,11 @@ class Settings(BaseSettings):
         (), description="host:port pairs that tools may reach although they are private addresses"
     )
 
+    # secrets
+    sealing_keys: SecretStr = Field(
+        SecretStr(""), description="id:key pairs by commas, keys of 32 bytes in base64url; the first one seals"
+    )
+
     # retention: how long things are kept; 0 is for ever
     retain_chunks: float = Field(
         900.0, ge=0, le=_LONGEST_KEPT, description="chunks and checkpoints, after the end of their run"
@@ -98,6 +104,12 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr) -> SecretStr:
         if len(value.get_secret_value()) < 32:
             raise ValueError("needs at least 32 characters, e.g. the output of: openssl rand -hex 32")
+        return value
+
+    @field_validator("sealing_keys")
+    @classmethod
+    def _keys(cls, value: SecretStr) -> SecretStr:
+        parse_keys(value.get_secret_value())
         return value
 
     @field_validator("database_url")
