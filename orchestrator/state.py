@@ -4,7 +4,7 @@ messages are records in Postgres, written once, and never part of it.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class Call(TypedDict):
@@ -19,12 +19,24 @@ class Call(TypedDict):
     position: int
 
 
+class Operation(TypedDict):
+    """A request to the API that lets a run go on. It works as it stands."""
+
+    op: Literal["retry", "raise_budget", "approve"]
+    method: Literal["POST"]
+    path: str
+    body: NotRequired[dict[str, Any]]
+    description: str
+
+
 class Answer(TypedDict):
-    """What RESPOND is to say. `message_id` names the message whose chunks were streamed, if any were."""
+    """What RESPOND is to say. `message_id` names the message whose chunks were streamed, if any were; `operations` are
+    there where a limit was reached."""
 
     message_id: str
     text: str
     finish_reason: str
+    operations: NotRequired[list[Operation]]
 
 
 class Failure(TypedDict):
@@ -34,13 +46,17 @@ class Failure(TypedDict):
     message: str
     retryable: bool
     suggestions: list[str]
+    operations: NotRequired[list[Operation]]
 
 
 Route = Literal["ACT", "DELEGATE", "RESPOND"]
 
 
 class GraphState(TypedDict):
-    """One agent's progress. ACT and DELEGATE may run at the same time, so neither writes here."""
+    """One agent's progress. ACT and DELEGATE may run at the same time, so neither writes here.
+
+    `share` is what a sub-agent got of its parent's budget (`Caps` as a dictionary).
+    """
 
     round: int
     position: int
@@ -49,11 +65,12 @@ class GraphState(TypedDict):
     delegations: list[Call]
     answer: Answer | None
     failure: Failure | None
+    share: NotRequired[dict[str, Any] | None]
 
 
-def first_state(position: int) -> GraphState:
+def first_state(position: int, share: dict[str, Any] | None = None) -> GraphState:
     """The state before the first step, with `position` messages of this turn in the transcript already."""
-    return GraphState(
+    state = GraphState(
         round=0,
         position=position,
         recalled=None,
@@ -62,3 +79,6 @@ def first_state(position: int) -> GraphState:
         answer=None,
         failure=None,
     )
+    if share is not None:
+        state["share"] = share
+    return state
