@@ -58,14 +58,53 @@ class ModelRateLimited(ModelError):
 class ModelRefused(ModelError):
     """The endpoint understood and declined: the key, the address, the model's name or the request must change.
 
-    `status` is the HTTP status, or None where the refusal came inside an answer.
+    `status` is the HTTP status, or None where the refusal came inside an answer. `about` is what the refusal speaks
+    of, as far as that is known: names of request fields, and `image`.
     """
 
     code = "model_refused"
 
-    def __init__(self, message: str, *, status: int | None = None, suggestions: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        about: frozenset[str] = frozenset(),
+        suggestions: Sequence[str] = (),
+    ) -> None:
         super().__init__(message, suggestions=suggestions)
         self.status = status
+        self.about = about
+
+
+class ImagesRefused(ModelRefused):
+    """The model takes no images, and the conversation holds some."""
+
+    code = "model_refuses_images"
+
+
+class ModelMisconfigured(ModelError):
+    """The choice of the model can't be used as it stands: whoever wrote the agent or the run must change it."""
+
+    code = "model_misconfigured"
+
+
+class ModelAddressRefused(ModelMisconfigured):
+    """The choice names an address that may not be called: private, special, or no address at all."""
+
+    code = "model_address_refused"
+
+
+class UnknownProvider(ModelMisconfigured):
+    """The choice names a provider that this worker has no plug-in for."""
+
+    code = "unknown_provider"
+
+
+class ProviderFailed(ModelError):
+    """A plug-in's model did not answer: it raised something, or took too long."""
+
+    code = "model_provider_failed"
 
 
 class ModelOverloaded(ModelError):

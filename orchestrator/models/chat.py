@@ -6,6 +6,8 @@ builds no object per token: events are cut from raw bytes and what arrives toget
 model, on top of it.
 
 A call is tried again only before its first delta, so that no text ever reaches a consumer twice.
+
+An endpoint that refuses `response_format` is told the format in words instead; see `Terms` for what else is conceded.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeAlias
 
 import orjson
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
@@ -25,13 +27,15 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_openai import ChatOpenAI
 from pydantic import Field, SecretStr
 
-from orchestrator.errors import ModelError
+from orchestrator.errors import ImagesRefused, ModelError, ModelRefused
 from orchestrator.models.endpoint import Answer, Endpoint
+from orchestrator.models.provider import ResponseFormat
 from orchestrator.models.reading import Reading
 from orchestrator.models.retries import Retries
-from orchestrator.models.turn import ReasoningDelta, TextDelta, Turn
+from orchestrator.models.terms import Terms
+from orchestrator.models.turn import Piece, ReasoningDelta, TextDelta, Turn
 
-Piece = TextDelta | ReasoningDelta | Turn
+_Piece: TypeAlias = TextDelta | ReasoningDelta | Turn  # one model never takes back what it said
 
 _SETTLE_PATIENCE = 0.05  # seconds for the end of the body after [DONE]
 
@@ -41,6 +45,8 @@ class StreamingChat(ChatOpenAI):
 
     endpoint: Endpoint = Field(exclude=True, repr=False)
     retries: Retries = Field(exclude=True, repr=False)
+    terms: Terms = Field(exclude=True, repr=False)
+    idle_timeout: float | None = Field(default=None, exclude=True)
 
     @classmethod
     def on(
@@ -49,7 +55,11 @@ class StreamingChat(ChatOpenAI):
         model: str,
         *,
         temperature: float | None = None,
+        top_p: float | None = None,
         max_tokens: int | None = None,
+        reasoning_effort: str | None = None,
+        seed: int | None = None,
+        idle_timeout: float | None = None,
         retries: Retries | None = None,
     ) -> Self:
         """A chat with `model` on `endpoint`; parameters that are None are left to the endpoint."""
@@ -57,9 +67,14 @@ class StreamingChat(ChatOpenAI):
         return cls(
             endpoint=endpoint,
             retries=retries or Retries(),
+            terms=Terms(),
+            idle_timeout=idle_timeout,
             model=model,
             temperature=temperature,
+            top_p=top_p,
             max_completion_tokens=max_tokens,
+            reasoning_effort=reasoning_effort,
+            seed=seed,
             base_url=endpoint.base_url,
             api_key=SecretStr("kept by the endpoint"),
             stream_usage=True,
@@ -71,7 +86,11 @@ class StreamingChat(ChatOpenAI):
         )
 
     def stream_turn(
-        self, messages: Sequence[BaseMessage], *, tools: Sequence[dict[str, Any]] = ()
+        self,
+        messages: Sequence[BaseMessage],
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        response_format: ResponseFormat | None = None,
     ) -> AsyncGenerator[Piece, None]:
         """Asks the model and yields its answer as it comes; the last piece, and only it, is the `Turn`.
 
@@ -81,49 +100,82 @@ class StreamingChat(ChatOpenAI):
         Args:
             messages: the conversation.
             tools: definitions in OpenAI's format, `{"type": "function", "function": {…}}`.
+            response_format: what an answer without tool calls must be; nobody here checks it.
 
         Raises:
             ModelError: after the last retry, or in the middle of an answer.
         """
-        return self._pieces(messages, None, {"tools": list(tools)} if tools else {})
+        return self._pieces(messages, None, {"tools": list(tools)} if tools else {}, response_format)
 
     def request_body(self, messages: Sequence[BaseMessage], stop: list[str] | None, extra: dict[str, Any]) -> bytes:
         """The JSON of a streamed chat completion request; `extra` holds further fields of it."""
         payload = self._get_request_payload(
             list(messages), stop=stop, **extra, stream=True, stream_options={"include_usage": True}
         )
+        self.terms.apply(payload)
         try:
             return orjson.dumps(payload)
         except orjson.JSONEncodeError:  # lone surrogates or huge integers
             return json.dumps(payload).encode()
 
     async def _pieces(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, extra: dict[str, Any]
-    ) -> AsyncGenerator[Piece, None]:
-        body = self.request_body(messages, stop, extra)
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        extra: dict[str, Any],
+        response_format: ResponseFormat | None = None,
+    ) -> AsyncGenerator[_Piece, None]:
+        in_words = response_format is not None and not self.terms.takes(response_format)
+        body = self._body(messages, stop, extra, response_format, in_words)
         failures = 0
         while True:
             begun = False
             answer: Answer | None = None
             try:
-                answer = await self.endpoint.ask(body)
+                answer = await self.endpoint.ask(body, idle_timeout=self.idle_timeout)
                 reading = Reading(answer, self.endpoint.diagnosis)
                 while (deltas := await reading.more()) is not None:
                     for delta in deltas:
                         begun = True
                         yield delta
-                yield reading.turn()
+                if response_format is not None and in_words:
+                    self.terms.not_taken(response_format)
+                yield reading.turn(self.model_name)
                 await answer.settle(_SETTLE_PATIENCE)
                 return
+            except ModelRefused as error:
+                if begun:
+                    raise
+                if not self.terms.concede(error):
+                    if response_format is None or in_words or not self.terms.may_be_the_format(error):
+                        raise _seen(error, messages) from None
+                    in_words = True
+                body = self._body(messages, stop, extra, response_format, in_words)
+                pause = 0.0
             except ModelError as error:
                 failures += 1
-                pause = None if begun else self.retries.pause(failures, error)
-                if pause is None:
+                after = None if begun else self.retries.pause(failures, error)
+                if after is None:
                     raise
+                pause = after
             finally:
                 if answer is not None:
                     answer.close()
             await asyncio.sleep(pause)
+
+    def _body(
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        extra: dict[str, Any],
+        response_format: ResponseFormat | None,
+        in_words: bool,
+    ) -> bytes:
+        if response_format is None:
+            return self.request_body(messages, stop, extra)
+        if in_words:
+            return self.request_body(response_format.instruct(messages), stop, extra)
+        return self.request_body(messages, stop, {**extra, "response_format": response_format.field()})
 
     # LangChain's way in
 
@@ -162,6 +214,30 @@ class StreamingChat(ChatOpenAI):
         raise NotImplementedError("StreamingChat is asynchronous: use stream_turn, astream or ainvoke")
 
 
+def _seen(error: ModelRefused, messages: Sequence[BaseMessage]) -> ModelRefused:
+    """What a refusal means where images were sent, which endpoints refuse in many ways."""
+    if error.status in (401, 402, 403, 413) or not any(_has_image(message) for message in messages):
+        return error
+    hint = "Choose a model that takes images, or send the input as text only."
+    if "image" not in error.about:
+        return ModelRefused(
+            error.message, status=error.status, about=error.about, suggestions=(hint, *error.suggestions)
+        )
+    return ImagesRefused(
+        f"The model does not take the images of this conversation. {error.message}",
+        status=error.status,
+        about=error.about,
+        suggestions=(hint,),
+    )
+
+
+def _has_image(message: BaseMessage) -> bool:
+    content = message.content
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") == "image_url" for part in content
+    )
+
+
 def _request_fields(arguments: dict[str, Any]) -> dict[str, Any]:
     ours = ("stream", "stream_usage", "stream_options")
     return {key: value for key, value in arguments.items() if key not in ours}
@@ -172,7 +248,7 @@ def _usage(turn: Turn) -> UsageMetadata:
     return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
 
 
-def _generation_chunk(piece: Piece) -> ChatGenerationChunk:
+def _generation_chunk(piece: _Piece) -> ChatGenerationChunk:
     if isinstance(piece, TextDelta):
         return ChatGenerationChunk(message=AIMessageChunk(content=piece.text))
     if isinstance(piece, ReasoningDelta):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -30,6 +31,9 @@ from orchestrator.errors import (
 
 EXCERPT = 200  # characters
 
+OPTIONAL_FIELDS = ("max_completion_tokens", "stream_options", "response_format")
+"""Fields of a request that not every endpoint takes."""
+
 _KEY_LIKE = re.compile(
     r"""(?ix)
       \b(?:bearer|basic)\s+\S+                                   # an Authorization header
@@ -39,19 +43,46 @@ _KEY_LIKE = re.compile(
     | (?<![\w-])(?=[\w-]*\d)[\w-]{40,}(?![\w-])
     """
 )
-_KEY = "Set OPENAI_API_KEY to a valid key for this endpoint."
-_BASE = "Set OPENAI_BASE_URL to the address of an OpenAI-compatible API; most end in /v1."
-_MODEL = "Set LLM_MODEL (or the agent's model) to a model that this endpoint offers."
+_ABOUT_IMAGES = re.compile(rb"(?i)image|vision|multi-?modal")
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What the settings of an endpoint are called by those who can change them."""
+
+    key: str
+    base: str
+    model: str
+    idle: str
+
+
+OPERATORS = Wording(
+    key="OPENAI_API_KEY",
+    base="OPENAI_BASE_URL",
+    model="LLM_MODEL (or the agent's model)",
+    idle="LONGHAUL_MODEL_IDLE_TIMEOUT (or the model's idle_timeout_seconds)",
+)
+CALLERS = Wording(
+    key="the secret that the model's api_key names",
+    base="the model's base_url",
+    model="the model's name",
+    idle="the model's idle_timeout_seconds",
+)
+
+# Suggestions, with the names of settings to be filled in.
+_KEY = "Set {key} to a valid key for this endpoint."
+_BASE = "Set {base} to the address of an OpenAI-compatible API; most end in /v1."
+_MODEL = "Set {model} to a model that this endpoint offers."
 _LATER = "Try again later."
 _REQUEST = (
-    "Shorten the input, or choose a model with a larger context in LLM_MODEL.",
-    "Check that the model in LLM_MODEL supports what the agent uses, such as tools.",
+    "Shorten the input, or choose a model with a larger context in {model}.",
+    "Check that the model in {model} supports what the agent uses, such as tools.",
 )
 _REFUSALS: dict[int, tuple[str, tuple[str, ...]]] = {
     400: ("did not accept the request", _REQUEST),
     401: ("does not accept the API key", (_KEY,)),
-    402: ("asks for payment", ("Check the plan and the balance of the account behind OPENAI_API_KEY.",)),
-    403: ("does not allow this", ("Check what the account behind OPENAI_API_KEY may use.", _MODEL)),
+    402: ("asks for payment", ("Check the plan and the balance of the account behind {key}.",)),
+    403: ("does not allow this", ("Check what the account behind {key} may use.", _MODEL)),
     404: ("does not know this model or address", (_MODEL, _BASE)),
     413: ("finds the request too large", _REQUEST),
     422: ("did not accept the request", _REQUEST),
@@ -75,11 +106,12 @@ _STATUS_OF = {
 class Diagnosis:
     """Knows the endpoint it speaks of, and the key that must not appear in what it says."""
 
-    __slots__ = ("_key", "_where")
+    __slots__ = ("_key", "_where", "_words")
 
-    def __init__(self, origin: str, key: str) -> None:
+    def __init__(self, origin: str, key: str, words: Wording = OPERATORS) -> None:
         self._where = f"The model endpoint at {origin}"
         self._key = key
+        self._words = words
 
     def of_response(self, status: int, headers: Mapping[str, str], body: bytes) -> ModelError:
         """An HTTP answer that is not 2xx. `body` may be cut off."""
@@ -88,7 +120,10 @@ class Diagnosis:
         except orjson.JSONDecodeError:
             document = None
         error = document.get("error", document) if isinstance(document, dict) else document
-        return self._of_status(status, error, retry_after=_retry_after(headers))
+        about = {name for name in OPTIONAL_FIELDS if name.encode() in body}
+        if _ABOUT_IMAGES.search(body):
+            about.add("image")
+        return self._of_status(status, error, retry_after=_retry_after(headers), about=frozenset(about))
 
     def of_error_object(self, error: object) -> ModelError:
         """An error object where an answer was expected, also in the middle of a stream."""
@@ -111,31 +146,31 @@ class Diagnosis:
                 return ModelTimedOut(
                     f"{self._where} could not be connected to in time.",
                     phase="connect",
-                    suggestions=(_BASE, _LATER),
+                    suggestions=self._told(_BASE, _LATER),
                 )
             case TimeoutError():
                 return ModelTimedOut(
                     f"{self._where} stayed silent for too long.",
                     phase="idle",
-                    suggestions=(_LATER, "Raise LONGHAUL_MODEL_IDLE_TIMEOUT if this model needs longer."),
+                    suggestions=self._told(_LATER, "Raise {idle} if this model needs longer."),
                 )
             case aiohttp.ClientConnectorDNSError():
                 return ModelUnreachable(
-                    f"{self._where} can't be reached: its name does not resolve.", suggestions=(_BASE,)
+                    f"{self._where} can't be reached: its name does not resolve.", suggestions=self._told(_BASE)
                 )
             case aiohttp.ClientSSLError():
                 return ModelUnreachable(
                     f"{self._where} can't be reached: no secure connection could be made.",
                     retryable=False,
-                    suggestions=("Check the certificate of the endpoint, and http or https.", _BASE),
+                    suggestions=self._told("Check the certificate of the endpoint, and http or https.", _BASE),
                 )
             case aiohttp.ClientConnectorError():
                 return ModelUnreachable(
                     f"{self._where} can't be reached: the connection was refused or lost.",
-                    suggestions=("Check that the endpoint is running.", _BASE),
+                    suggestions=self._told("Check that the endpoint is running.", _BASE),
                 )
             case aiohttp.ClientResponseError():
-                return ModelGarbled(f"{self._where} does not speak HTTP.", suggestions=(_BASE,))
+                return ModelGarbled(f"{self._where} does not speak HTTP.", suggestions=self._told(_BASE))
             case _:
                 return self.broke_off()
 
@@ -147,10 +182,18 @@ class Diagnosis:
 
     def garbled(self, what: str) -> ModelGarbled:
         """The answer is no chat completion; `what` says in which way and quotes nothing of it."""
-        return ModelGarbled(f"{self._where} gave an answer that is no chat completion: {what}.", suggestions=(_BASE,))
+        return ModelGarbled(
+            f"{self._where} gave an answer that is no chat completion: {what}.", suggestions=self._told(_BASE)
+        )
 
     def _of_status(
-        self, status: int, error: object, *, retry_after: float | None = None, inside: bool = False
+        self,
+        status: int,
+        error: object,
+        *,
+        retry_after: float | None = None,
+        inside: bool = False,
+        about: frozenset[str] = frozenset(),
     ) -> ModelError:
         excerpt = self._excerpt(error)
         code = "" if inside else f" (HTTP {status})"
@@ -160,7 +203,7 @@ class Diagnosis:
             return ModelRateLimited(
                 f"{self._where} takes no more calls at the moment{code}{excerpt}",
                 retry_after=retry_after,
-                suggestions=(_LATER, "Raise the rate limit of the account behind OPENAI_API_KEY."),
+                suggestions=self._told(_LATER, "Raise the rate limit of the account behind {key}."),
             )
         if status in (408, 409, 425) or status >= 500:
             return ModelOverloaded(
@@ -173,7 +216,7 @@ class Diagnosis:
             return ModelRefused(
                 f"{self._where} points elsewhere instead of answering{code}.",
                 status=status,
-                suggestions=("Set OPENAI_BASE_URL to the final address; redirects are not followed.",),
+                suggestions=self._told("Set {base} to the final address; redirects are not followed."),
             )
         if status in (400, 422) and "model_not_found" in _names(error):
             status = 404
@@ -181,7 +224,14 @@ class Diagnosis:
         return ModelRefused(
             f"{self._where} {what}{code}{excerpt}",
             status=None if inside else status,
-            suggestions=suggestions,
+            about=about,
+            suggestions=self._told(*suggestions),
+        )
+
+    def _told(self, *suggestions: str) -> tuple[str, ...]:
+        words = self._words
+        return tuple(
+            text.format(key=words.key, base=words.base, model=words.model, idle=words.idle) for text in suggestions
         )
 
     def _excerpt(self, error: object) -> str:
@@ -192,9 +242,14 @@ class Diagnosis:
             return "."
         if len(self._key) >= 4:
             text = text.replace(self._key, "[redacted]")
-        text = _KEY_LIKE.sub("[redacted]", text[: 8 * EXCERPT])
-        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return ": " + (text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…")
+        return ": " + excerpt(text)
+
+
+def excerpt(text: str) -> str:
+    """The beginning of what somebody else said, without anything that looks like a key."""
+    text = _KEY_LIKE.sub("[redacted]", text[: 8 * EXCERPT])
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
 
 
 def _names(error: object) -> set[object]:

@@ -58,9 +58,9 @@ class Reading:
             self._trouble = error
             return self._builder.drain()
 
-    def turn(self) -> Turn:
-        """The whole answer, once `more` gave None."""
-        return self._builder.turn()
+    def turn(self, model: str = "") -> Turn:
+        """The whole answer of `model`, once `more` gave None."""
+        return self._builder.turn(model)
 
     def _absorb(self, events: Iterable[bytes]) -> None:
         for event in events:

@@ -19,7 +19,9 @@ from orchestrator.errors import ModelGarbled
 MAX_LINE = 1_048_576  # bytes; also bounds an event of several lines
 DONE = b"[DONE]"
 
-_SUGGESTIONS = ("Check that OPENAI_BASE_URL is the address of an OpenAI-compatible API.",)
+_SUGGESTIONS = (
+    "Check that the address is that of an OpenAI-compatible API (OPENAI_BASE_URL, or base_url of the model).",
+)
 _BOM = b"\xef\xbb\xbf"
 _FIELD = re.compile(rb"[A-Za-z][A-Za-z0-9_-]*(?::|$)")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -16,12 +17,15 @@ import orjson
 from langchain_core.messages import AIMessage, InvalidToolCall, ToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
+from orchestrator.errors import ModelError
 from orchestrator.models.diagnosis import Diagnosis
 
 MAX_ANSWER = 8_388_608  # characters of text, reasoning and tool arguments together
 MAX_TOOL_CALLS = 128
 _MOST_NESTED = 64
 _MOST_COUNTED = 10**9  # an endpoint that reports more tokens for one answer is wrong
+
+_THOUGHTS = ("thinking", "reasoning")
 
 _CALL_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -53,15 +57,25 @@ class Turn:
     """The whole answer. Tool calls whose arguments are no JSON object are in `message.invalid_tool_calls`.
 
     Call ids are unique within the message. `finish_reason` is the endpoint's: `stop`, `tool_calls`,
-    `length`, …
+    `length`, … `model` is the model that was asked, by the name under which it was asked.
     """
 
     message: AIMessage
     usage: Usage
     finish_reason: str
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """What came so far is void: the model failed in the middle of its answer, and another one is asked."""
+
+    failed: str
+    error: ModelError
 
 
 Delta = TextDelta | ReasoningDelta
+Piece = TextDelta | ReasoningDelta | Restart | Turn
 
 
 @dataclass(slots=True)
@@ -157,23 +171,12 @@ class TurnBuilder:
             raise self._diagnosis.garbled(f"it is longer than {MAX_ANSWER} characters")
         return deltas
 
-    def turn(self) -> Turn:
+    def turn(self, model: str = "") -> Turn:
         """The whole answer; call it once, after the last `drain`."""
         reason = self._reason or ("tool_calls" if self._calls else "stop")
-        valid: list[ToolCall] = []
-        invalid: list[InvalidToolCall] = []
-        taken: set[str] = set()
-        for call in self._calls:
-            id_ = call.id if _CALL_ID.fullmatch(call.id) and call.id not in taken else f"call_{uuid4().hex}"
-            taken.add(id_)
-            name, raw = self._storable(call.name), self._storable("".join(call.arguments))
-            arguments, problem = _arguments(raw)
-            if not name:
-                problem = "the call names no tool"
-            if problem:
-                invalid.append(invalid_tool_call(name=name, args=raw, id=id_, error=problem))
-            else:
-                valid.append(tool_call(name=name, args=arguments, id=id_))
+        valid, invalid = sorted_calls(
+            (call.id, self._storable(call.name), self._storable("".join(call.arguments))) for call in self._calls
+        )
         message = AIMessage(
             content="".join(self._content),
             tool_calls=valid,
@@ -184,12 +187,12 @@ class TurnBuilder:
                 "finish_reason": reason,
             },
         )
-        return Turn(message, self._usage, reason)
+        return Turn(message, self._usage, reason, model)
 
     def _absorb_delta(self, delta: object) -> None:
         if type(delta) is not dict:
             raise self._diagnosis.garbled("a delta is not an object")
-        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+        if reasoning := _reasoning(delta):
             self._say(ReasoningDelta, reasoning)
         if content := delta.get("content") or delta.get("refusal"):
             self._say(TextDelta, content)
@@ -200,8 +203,12 @@ class TurnBuilder:
                 self._absorb_call(call)
 
     def _say(self, kind: type[Delta], text: object) -> None:
-        if type(text) is list:  # content in parts; only those of text concern us
-            text = "".join(part["text"] for part in text if type(part) is dict and type(part.get("text")) is str)
+        if type(text) is list:
+            if kind is TextDelta and (thoughts := _parts(text, _THOUGHTS)):  # some endpoints think within the content
+                self._say(ReasoningDelta, thoughts)
+            text = _parts(text, ("text",))
+            if not text:
+                return
         if type(text) is not str:
             raise self._diagnosis.garbled("its text is not a string")
         if self._fresh and self._fresh[-1][0] is kind:
@@ -265,7 +272,51 @@ class TurnBuilder:
         return text.replace("\0", "") if "\0" in text else text
 
 
-def _too_deep(value: Any) -> bool:
+def _reasoning(delta: dict[str, Any]) -> object:
+    """What the delta says of the model's thoughts, under whichever name; endpoints that use two say the same twice."""
+    if said := delta.get("reasoning_content") or delta.get("reasoning"):
+        return said
+    if type(said := delta.get("thinking")) is str:
+        return said
+    details = delta.get("reasoning_details")
+    return _parts(details, ("text", "summary")) if type(details) is list else None
+
+
+def _parts(parts: list[Any], names: tuple[str, ...]) -> str:
+    """The text of content parts under the first of `names` that each has. A part may hold parts of text itself."""
+    found: list[str] = []
+    for part in parts:
+        if type(part) is not dict:
+            continue
+        text = next((part[name] for name in names if part.get(name)), None)
+        if type(text) is list:
+            text = _parts(text, ("text",))
+        if type(text) is str:
+            found.append(text)
+    return "".join(found)
+
+
+def sorted_calls(asked: Iterable[tuple[str, str, str]]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+    """Tool calls as (id, name, raw arguments), those that can be made and the others. All get ids that are unique
+    among them, printable and short."""
+    valid: list[ToolCall] = []
+    invalid: list[InvalidToolCall] = []
+    taken: set[str] = set()
+    for id_, name, raw in asked:
+        if not _CALL_ID.fullmatch(id_) or id_ in taken:
+            id_ = f"call_{uuid4().hex}"
+        taken.add(id_)
+        arguments, problem = _arguments(raw)
+        if not name:
+            problem = "the call names no tool"
+        if problem:
+            invalid.append(invalid_tool_call(name=name, args=raw, id=id_, error=problem))
+        else:
+            valid.append(tool_call(name=name, args=arguments, id=id_))
+    return valid, invalid
+
+
+def too_deep(value: Any) -> bool:
     """Whether it is nested beyond what every store and tool on the way can take."""
     level: list[Any] = [value]
     for _ in range(_MOST_NESTED):
@@ -295,7 +346,7 @@ def _arguments(raw: str) -> tuple[dict[str, Any], str | None]:
             return {}, f"the arguments are not valid JSON: {strict}"
     if type(arguments) is not dict:
         return {}, "the arguments are not a JSON object"
-    if _too_deep(arguments):
+    if too_deep(arguments):
         return {}, f"the arguments are nested more than {_MOST_NESTED} levels deep"
     if "\\u0000" in raw:
         return {}, "the arguments contain a NUL character"
