@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -42,13 +42,22 @@ log = structlog.get_logger(__name__)
 
 
 class Engine:
-    """One per worker. Safe for any number of runs at once."""
+    """One per worker. Safe for any number of runs at once. `vault_of` gives a run its secrets; without it, none."""
 
-    def __init__(self, db: Pool, *, models: Models, outfitter: Outfitter, memory: Memory) -> None:
+    def __init__(
+        self,
+        db: Pool,
+        *,
+        models: Models,
+        outfitter: Outfitter,
+        memory: Memory,
+        vault_of: Callable[[ClaimedRun], Vault] = lambda _: NoSecrets(),
+    ) -> None:
         self._db = db
         self._models = models
         self._outfitter = outfitter
         self._memory = memory
+        self._vault_of = vault_of
         self._workflows = build_workflows()
 
     async def execute(self, run: ClaimedRun, pen: RunLog, brake: Brake) -> None:
@@ -104,7 +113,7 @@ class Engine:
 
     async def _run_graph(self, run: ClaimedRun, pen: RunLog, agent: AgentConfig, budget: Budget, brake: Brake) -> None:
         request = run.request
-        vault = NoSecrets()
+        vault = self._vault_of(run)
         actor = Actor(
             name=agent.name,
             instructions=agent.instructions,

@@ -24,11 +24,13 @@ from kernel.journal import Journal
 from kernel.leases import Leases
 from kernel.log import configure_logs
 from kernel.postgres import STORE_ERRORS, close_pool, open_pool
+from kernel.sealing import Sealer
 from kernel.settings import Settings, load_settings
 from memory.embedders import choose_embedder
 from memory.store import PostgresMemory
 from orchestrator.engine import Engine
 from orchestrator.models.factory import Models
+from orchestrator.vault import RunVault
 from orchestrator.workflows import GRAPH_VERSION
 from worker.charges import Charges
 from worker.chores import Chores
@@ -79,7 +81,14 @@ async def work(settings: Settings) -> None:
         leases = Leases(db, worker=worker_id, lease_seconds=settings.lease_seconds, graph_version=GRAPH_VERSION)
         # A run that ends may let the next one of its session start: this worker looks for it itself.
         journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
-        engine = Engine(db, models=models, outfitter=outfitter, memory=memory)
+        sealer = Sealer.from_settings(settings)
+        engine = Engine(
+            db,
+            models=models,
+            outfitter=outfitter,
+            memory=memory,
+            vault_of=lambda run: RunVault(db, sealer, run.org_id, run.id),
+        )
         charges = Charges(db)
         vigil = Vigil()
         executor = Executor(

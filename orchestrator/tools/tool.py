@@ -33,19 +33,44 @@ A_contra = TypeVar("A_contra")
 class Vault(Protocol):
     """The secrets that a call may use: the run's own, and its org's."""
 
+    def expect(self, *names: str) -> None:
+        """Says that a tool of the run names these secrets: they are struck out of whatever the run's tools return,
+        also before the first of them is revealed."""
+
+    async def ready(self) -> None:
+        """Prepares for `redact`. Costs nothing in a run whose tools name no secrets.
+
+        Raises:
+            ToolFailure: the secrets can't be read at the moment.
+        """
+
     async def reveal(self, name: str) -> str:
-        """The secret of this name. From then on it is struck out of whatever the run's tools return.
+        """The secret of this name: the run's own, else the org's. From then on it is struck out of whatever the run's
+        tools return.
 
         Raises:
             ToolFailure: there is none of this name, or it can't be opened.
         """
 
+    def redact(self, text: str, *, cut: bool = False) -> str:
+        """`text` without the secrets, in the clear or encoded. Where `text` was `cut` off, what its end shows of one
+        goes too. The toolbox does it to all results; a tool that shortens texts should do it before."""
+
 
 class NoSecrets:
     """The vault of a call that may use none."""
 
+    def expect(self, *names: str) -> None:
+        return
+
+    async def ready(self) -> None:
+        return
+
     async def reveal(self, name: str) -> str:
         raise ToolFailure(f"There is no secret named {name!r}.", reached=False)
+
+    def redact(self, text: str, *, cut: bool = False) -> str:
+        return text
 
 
 @dataclass(frozen=True, slots=True)
