@@ -28,6 +28,7 @@ from api.runs import Runs
 from api.secrets import Secrets
 from api.sessions import Sessions
 from api.sources import Sources
+from api.skills import Skills
 from api.stream_tokens import StreamTokens
 from kernel.bell import Bell
 from kernel.errors import LonghaulError
@@ -127,6 +128,7 @@ class App:
             *Sessions(db).endpoints(),
             *Events(db, hub, tokens).endpoints(),
             *Agents(db).endpoints(),
+            *Skills(db).endpoints(),
             *Secrets(db, sealer).endpoints(),
             *Sources(db).endpoints(),
             *Health(db, redis).endpoints(),
