@@ -1,7 +1,8 @@
 """The scripted model of the bench: what it is asked says what it answers.
 
 `python -m bench.script` serves it on loopback, in a process of its own, until its standard input is closed. Beside it
-listens a server that never answers, for tools that hang.
+listen a server that never answers, for tools that hang, and one that answers `/<bytes>/<milliseconds>` with a text of
+that size after that time, for tools that don't.
 """
 
 from __future__ import annotations
@@ -72,11 +73,31 @@ def brain(request: ChatRequest) -> Reply:
     return Reply(tokens=tokens_of(int(asked[1]), int(asked[2])), token_delay=float(asked[3]))
 
 
+class _Pages(asyncio.Protocol):
+    """One connection to the server of pages."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        asked = re.match(rb"GET /(\d+)/(\d+)", data)
+        size, delay = (int(asked[1]), int(asked[2])) if asked else (0, 0)
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {size}\r\n\r\n".encode()
+        page = head + (b"A page of so many bytes. " * (size // 25 + 1))[:size]
+        asyncio.get_running_loop().call_later(delay / 1000, self._transport.write, page)
+
+
 async def _serve() -> None:
-    silent = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    silent = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    pages = await loop.create_server(_Pages, "127.0.0.1", 0, backlog=512)
     async with ModelServer(brain) as server:
-        address = "{}:{}".format(*silent.sockets[0].getsockname())
-        sys.stdout.write(orjson.dumps({"url": server.url, "silent": address}).decode() + "\n")
+        addresses = {
+            name: "{}:{}".format(*listening.sockets[0].getsockname())
+            for name, listening in (("silent", silent), ("pages", pages))
+        }
+        sys.stdout.write(orjson.dumps({"url": server.url} | addresses).decode() + "\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.buffer.read)
 

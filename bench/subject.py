@@ -26,13 +26,14 @@ _FOREIGN_PREFIXES = ("LONGHAUL_", "OPENAI_", "LANGCHAIN_", "LANGSMITH_")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The running stack. `api` and `model` are where its API and its model are reached, `silent` ("host:port") a server
-    that never answers, which tools may reach."""
+    """The running stack. `api` and `model` are where its API and its model are reached, `silent` and `pages`
+    ("host:port") servers that tools may reach: one never answers, the other says how in bench/script.py."""
 
     api: Server
     model: Server
     model_url: str
     silent: str
+    pages: str
     database_url: str
     redis_url: str
     _stack: Stack
@@ -84,7 +85,7 @@ async def running_subject(data_dir: Path, say: Callable[[str], None]) -> AsyncIt
             "OPENAI_API_KEY": API_KEY_OF_THE_MODEL,
             "LLM_MODEL": MODEL,
             "LONGHAUL_LOG_FORMAT": "json",
-            "LONGHAUL_EGRESS_ALLOW": str(model.said["silent"]),
+            "LONGHAUL_EGRESS_ALLOW": f"{model.said['silent']},{model.said['pages']}",
         }
         async with Stack(StackOptions(data_dir, environment), say) as stack:
             yield _subject(stack, model, environment)
@@ -97,6 +98,7 @@ def _subject(stack: Stack, model: SideProcess, environment: Mapping[str, str]) -
         model=_server(model_url, API_KEY_OF_THE_MODEL),
         model_url=model_url,
         silent=str(model.said["silent"]),
+        pages=str(model.said["pages"]),
         database_url=stack.database_url,
         redis_url=stack.redis_url,
         _stack=stack,
