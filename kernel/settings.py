@@ -7,12 +7,15 @@ all others start with `LONGHAUL_`.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kernel.errors import BadSettings
+from kernel.mcp_servers import McpServerSettings, ServerName
 from kernel.sealing import parse_keys
 
 _LONGEST_KEPT: Final = 100 * 366 * 86_400.0
@@ -79,6 +82,21 @@ class Settings(BaseSettings):
         SecretStr(""), description="id:key pairs by commas, keys of 32 bytes in base64url; the first one seals"
     )
 
+    mcp_servers: Annotated[dict[ServerName, McpServerSettings], NoDecode] = Field(
+        {}, description="MCP servers that agents may use by name, as a JSON object; see `kernel.mcp_servers`"
+    )
+
+    # skills and web search
+    skills_dir: str | None = Field(None, description="folder whose sub-folders are skills with a SKILL.md each")
+    search_engine: Literal["none", "searxng", "brave", "tavily", "exa", "ddgs"] = "none"
+    search_url: str | None = Field(
+        None,
+        max_length=2_048,
+        validate_default=True,
+        description="where SearXNG is; for the others, a gateway instead of their own address",
+    )
+    search_key: SecretStr = Field(SecretStr(""), validate_default=True, description="for brave, tavily and exa")
+
     # retention: how long things are kept; 0 is for ever
     retain_chunks: float = Field(
         900.0, ge=0, le=_LONGEST_KEPT, description="chunks and checkpoints, after the end of their run"
@@ -87,6 +105,16 @@ class Settings(BaseSettings):
         30 * 86_400.0, ge=0, le=_LONGEST_KEPT, description="events, after the end of their run"
     )
     retain_sessions: float = Field(0.0, ge=0, le=_LONGEST_KEPT, description="sessions in which nothing happens")
+
+    # files of sessions: the place of their bytes, the same for every process, and quotas
+    files_url: str = Field("", description="file:///directory or s3://bucket/prefix; without one there are no files")
+    files_s3_endpoint: str = Field("", description="URL of an S3 server that is not Amazon's")
+    files_s3_region: str = "us-east-1"
+    files_s3_access_key: SecretStr = SecretStr("")
+    files_s3_secret_key: SecretStr = SecretStr("")
+    files_max_bytes: int = Field(32 * 1_048_576, ge=1, le=1_073_741_824, description="of one file")
+    files_session_bytes: int = Field(256 * 1_048_576, ge=1, le=2**40, description="of all files of a session")
+    files_per_session: int = Field(1_000, ge=1, le=100_000)
 
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -98,6 +126,41 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("mcp_servers", mode="before")
+    @classmethod
+    def _json(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return json.loads(value) if value.strip() else {}
+            except ValueError:
+                raise ValueError("is not valid JSON") from None
+        return value
+
+    @field_validator("search_url")
+    @classmethod
+    def _address_of_the_engine(cls, value: str | None, info: ValidationInfo) -> str | None:
+        engine = info.data.get("search_engine")
+        if value is None:
+            if engine == "searxng":
+                raise ValueError("is needed for searxng, such as http://searxng:8080")
+            return None
+        parts = urlsplit(value)
+        if engine == "ddgs":
+            raise ValueError("is of no use to ddgs, which has addresses of its own")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise ValueError("must be an http or https address without a password or query")
+        return value
+
+    @field_validator("search_key")
+    @classmethod
+    def _key_of_the_engine(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        key = value.get_secret_value().strip()
+        if (engine := info.data.get("search_engine")) in ("brave", "tavily", "exa") and not key:
+            raise ValueError(f"is needed for {engine}")
+        if not key.isascii() or not key.isprintable():
+            raise ValueError("holds characters that no key has")
+        return SecretStr(key)
 
     @field_validator("secret_key")
     @classmethod
@@ -124,6 +187,20 @@ class Settings(BaseSettings):
     def _redis(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("files_url")
+    @classmethod
+    def _place_of_files(cls, value: str) -> str:
+        if value and not value.startswith("file:///") and not (value.startswith("s3://") and len(value) > 5):
+            raise ValueError("must start with file:/// or s3://bucket")
+        return value
+
+    @field_validator("files_s3_endpoint")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with https:// or http://")
         return value
 
     @field_validator("lease_renew_seconds")
