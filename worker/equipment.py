@@ -15,6 +15,7 @@ from kernel.settings import Settings
 from memory.port import Memory
 from orchestrator.egress import EgressClient
 from orchestrator.kit import Maker, Outfitter
+from orchestrator.mcp.connections import McpConnections
 from orchestrator.skills.registry import SkillRegistry
 from orchestrator.skills.skill import Skill
 from orchestrator.tools.http_fetch import HttpFetch
@@ -31,7 +32,9 @@ def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack) -
     stack.push_async_callback(egress.aclose)
     toolbox = Toolbox(_tools(settings, db, memory, egress))
     stack.push_async_callback(toolbox.aclose)
-    return Outfitter(toolbox, SkillRegistry(_skills(toolbox)), _makers(settings, egress))
+    mcp = McpConnections(settings.mcp_servers, allow=settings.egress_allow)
+    stack.push_async_callback(mcp.aclose)
+    return Outfitter(toolbox, SkillRegistry(_skills(toolbox)), _makers(settings, egress, mcp))
 
 
 def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -> Iterator[Tool[Any]]:
@@ -47,5 +50,5 @@ def _skills(toolbox: Toolbox) -> Iterator[Skill]:
     yield from ()
 
 
-def _makers(settings: Settings, egress: EgressClient) -> Mapping[str, Maker]:
-    return {}
+def _makers(settings: Settings, egress: EgressClient, mcp: McpConnections) -> Mapping[str, Maker]:
+    return {"mcp": mcp.make}
