@@ -15,7 +15,7 @@ from api.run_views import show_run
 from kernel.events import render_time
 from kernel.postgres import Pool
 from kernel.replay import AtFloor, end_seq, read_at_floor
-from kernel.runs import answer_of, get_run
+from kernel.runs import FinalAnswer, answer_of, get_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,10 @@ async def read_reset(db: Pool, org_id: str, session_id: str, run_id: str | None)
         }
         return Reset(_frame(past, session_id, None, snapshot), past.floor, False)
     run = await get_run(db, org_id, run_id)
-    answer = await answer_of(db, org_id, run_id) if run.finished_at is not None else None
+    answer = await answer_of(db, org_id, run_id) if run.finished_at is not None else FinalAnswer()
     end = await end_seq(db, org_id, run_id)
-    frame = _frame(past, session_id, run_id, {**show_run(run), "answer": answer})
+    snapshot = {**show_run(run), "answer": answer.text, "output": answer.output}
+    frame = _frame(past, session_id, run_id, snapshot)
     return Reset(frame, past.floor, end is not None and end <= past.floor)
 
 

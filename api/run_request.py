@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, SecretStr, Tag
+from pydantic import Discriminator, Field, SecretStr, Tag, ValidationInfo, field_validator
 
+from api.input_content import ImagePart, MessageContent, Text
 from api.values import AgentId, Body, Metadata, Variables
 from kernel.agent_config import ModelChoice
 from kernel.json_schema import AnySchema
@@ -13,17 +14,26 @@ from kernel.runs import IfBusy, InputMessage, NewRun
 from kernel.tool_definitions import SecretName, ToolEntries
 from kernel.workflows import DEFAULT_WORKFLOW, WorkflowName
 
-_MOST_TEXT: Final = 200_000
 _MOST_RUNS: Final = 100
-
-Text = Annotated[str, Field(min_length=1, max_length=_MOST_TEXT)]
 
 
 class InputItem(Body):
-    """One message of the input."""
+    """One message of the input. Only users send images."""
 
     role: Literal["user", "assistant", "system"]
-    content: Text
+    content: MessageContent
+
+    @field_validator("content")
+    @classmethod
+    def _images_of_users(cls, content: MessageContent, info: ValidationInfo) -> MessageContent:
+        if info.data.get("role", "user") != "user" and any(isinstance(part, ImagePart) for part in content):
+            raise ValueError("only messages of the role user may hold images")
+        return content
+
+    def message(self) -> InputMessage:
+        """The same for the kernel."""
+        content = self.content
+        return InputMessage(self.role, content if isinstance(content, str) else [part.model_dump() for part in content])
 
 
 class Budget(Body):
@@ -116,7 +126,7 @@ class RunRequest(Body):
         if isinstance(self.input, str):
             messages = [InputMessage("user", self.input)]
         else:
-            messages = [InputMessage(item.role, item.content) for item in self.input]
+            messages = [item.message() for item in self.input]
         return NewRun(
             messages,
             self.agent_id,

@@ -43,6 +43,7 @@ class FinishedRunView(RunView):
     """A run with its answer."""
 
     answer: str | None = Field(description="the final message, once the run has ended with one")
+    output: Any = Field(description="the answer as a value, where a response_schema asked for JSON")
 
 
 class RunPage(View):

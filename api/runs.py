@@ -304,10 +304,10 @@ class Runs:
         return results, taken
 
     async def _finished(self, run: Run) -> Answer:
-        answer = None
+        answer = runs.FinalAnswer()
         if run.finished_at is not None:
             answer = await runs.answer_of(self._db, run.org_id, run.id)
-        return Answer({**show_run(run), "answer": answer})
+        return Answer({**show_run(run), "answer": answer.text, "output": answer.output})
 
     async def _announce(self, taken: Sequence[Submitted], followable: bool) -> None:
         """Wakes workers and tells followers, who can't be there yet where the session is new."""

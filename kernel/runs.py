@@ -13,9 +13,11 @@ from typing import Any, Literal
 import asyncpg
 import orjson
 
+from kernel.content import Content, text_of
 from kernel.errors import Conflict, InvalidInput, NotFound
 from kernel.events import RunStatus, encode_json, render_frame, render_time
 from kernel.ids import new_id
+from kernel.json_schema import Schema
 from kernel.postgres import Connection, Pool
 from kernel.sealing import Sealer
 from kernel.secrets import seal_of_run
@@ -37,7 +39,7 @@ class InputMessage:
     """One message of a run's input."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +258,31 @@ async def resume(db: Pool | Connection, org_id: str, run_id: str) -> ResumeOutco
     return _unfinished(await db.fetchval(SQL.resume, org_id, run_id), run_id)  # type: ignore[return-value]
 
 
-async def answer_of(db: Pool | Connection, org_id: str, run_id: str) -> str | None:
-    """The text of the run's final message, or None where it has none."""
+@dataclass(frozen=True, slots=True)
+class FinalAnswer:
+    """What a run said at last. `output` is its value where a `response_schema` asked for JSON, and it fits."""
+
+    text: str | None = None
+    output: Any = None
+
+
+async def answer_of(db: Pool | Connection, org_id: str, run_id: str) -> FinalAnswer:
+    """The run's final message, if it has one."""
     row = await db.fetchrow(SQL.last_message, org_id, run_id)
-    return None if row is None else str(orjson.loads(row["content"]))
+    if row is None:
+        return FinalAnswer()
+    text = text_of(orjson.loads(row["content"]))
+    schema = None if row["response_schema"] is None else orjson.loads(row["response_schema"])
+    return FinalAnswer(text, None if schema is None else _fitting(text, schema))
+
+
+def _fitting(text: str, schema: dict[str, Any]) -> Any:
+    """The JSON in `text`. What a run says at a limit, say, is none, or none that fits."""
+    try:
+        value = orjson.loads(text)
+        return value if Schema(schema).fits(value) else None
+    except ValueError:
+        return None
 
 
 def _unfinished(outcome: str, run_id: str) -> str:

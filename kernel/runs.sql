@@ -39,6 +39,9 @@ SELECT pause_run($1, $2);
 SELECT resume_run($1, $2);
 
 -- name: last_message
-SELECT id, content FROM messages
-WHERE org_id = $1 AND run_id = $2 AND path = '' AND role = 'assistant' AND tool_calls IS NULL
-ORDER BY position DESC LIMIT 1;
+SELECT m.content, coalesce(r.request -> 'response_schema', v.config -> 'response_schema') AS response_schema
+FROM messages m
+JOIN runs r ON r.id = m.run_id
+LEFT JOIN agent_versions v ON v.agent_id = r.agent_id AND v.version = r.agent_version
+WHERE m.org_id = $1 AND m.run_id = $2 AND m.path = '' AND m.role = 'assistant' AND m.tool_calls IS NULL
+ORDER BY m.position DESC LIMIT 1;

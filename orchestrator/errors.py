@@ -143,3 +143,15 @@ class PromptTooLong(LonghaulError):
     """What the model would be told is too long to be sent. The caller must shorten it."""
 
     code = "prompt_too_long"
+
+
+class BadResponseSchema(LonghaulError):
+    """The agent's `response_schema` can't be used. Whoever wrote it must change it."""
+
+    code = "bad_response_schema"
+
+
+class InvalidAnswer(LonghaulError):
+    """The model's final answer is not what `response_schema` asks for, also after corrections."""
+
+    code = "invalid_answer"

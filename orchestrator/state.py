@@ -31,11 +31,12 @@ class Operation(TypedDict):
 
 class Answer(TypedDict):
     """What RESPOND is to say. `message_id` names the message whose chunks were streamed, if any were; `operations` are
-    there where a limit was reached."""
+    there where a limit was reached. `structured`: the text is the JSON that a `response_schema` asked for."""
 
     message_id: str
     text: str
     finish_reason: str
+    structured: NotRequired[bool]
     operations: NotRequired[list[Operation]]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 
+from kernel.content import text_of
 from kernel.ids import new_id
 from kernel.leases import StoredMessage
 from kernel.runlog import NewMessage, RunLog
@@ -81,11 +82,11 @@ def conversation(history: Sequence[dict[str, Any]]) -> list[AnyMessage]:
 def to_model(
     role: str, content: Any, tool_calls: Sequence[dict[str, Any]] | None, tool_call_id: str | None
 ) -> AnyMessage:
-    """A message record as one of langchain's."""
-    text = content if isinstance(content, str) else str(content)
+    """A message record as one of langchain's. Only users send images."""
+    text = content if isinstance(content, str) else text_of(content)
     match role:
         case "user":
-            return HumanMessage(text)
+            return HumanMessage(content=_parts(content) if isinstance(content, list) else text)
         case "system":
             return SystemMessage(text)
         case "tool":
@@ -101,3 +102,11 @@ def to_model(
                     if not isinstance(call["args"], dict)
                 ],
             )
+
+
+def _parts(content: list[Any]) -> list[str | dict[Any, Any]]:
+    """Parts of a message as OpenAI's protocol has them."""
+    return [
+        {"type": "image_url", "image_url": {"url": part["url"]}} if part.get("type") == "image" else part
+        for part in content
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import orjson
 from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
@@ -30,7 +31,9 @@ async def respond(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, 
         # What an earlier owner of the run streamed of it has been discarded: then it comes as another message.
         message_id = answer["message_id"] if context.log.streams(answer["message_id"]) else new_id("msg")
         context.transcript.add_assistant(state["position"], AIMessage(answer["text"]), message_id)
-        message = {"message_id": message_id, "role": "assistant", "content": answer["text"]}
+        message: dict[str, Any] = {"message_id": message_id, "role": "assistant", "content": answer["text"]}
+        if answer.get("structured"):
+            message["parsed"] = orjson.loads(answer["text"])
         context.log.conclude(context.path, "message", context.named(message))
     context.leave(step_id, "RESPOND", time.perf_counter() - started)
     if not context.path:

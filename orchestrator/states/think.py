@@ -3,26 +3,31 @@
 Text goes to followers as it comes. If the model then asks for tools, the text was its reasoning: the chunks are
 taken back and it is said again as `tool_thinking`. A model that fails ends the run through RESPOND, with an
 error that says what to do.
+
+Where the agent has a `response_schema`, an answer that does not fit is taken back too, and the model is asked to
+correct it. Each correction is a model call like any other: it spends from the budget and counts as a step.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
 import structlog
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.runtime import Runtime
 
 from kernel.effects import DELEGATE
 from kernel.ids import new_id
 from memory.errors import MemoryUnavailable
 from orchestrator.context import RunContext
-from orchestrator.errors import ModelError, PromptTooLong
-from orchestrator.models.turn import ReasoningDelta, TextDelta, Turn
+from orchestrator.errors import BadResponseSchema, InvalidAnswer, ModelError, PromptTooLong
+from orchestrator.models.turn import ReasoningDelta, Restart, TextDelta, Turn
 from orchestrator.prompt import delegate_schema, model_input, system_prompt
 from orchestrator.state import Answer, Call, GraphState
+from orchestrator.structured import MOST_REPAIRS, AnswerSchema
 
 log = structlog.get_logger(__name__)
 
@@ -61,12 +66,33 @@ async def _recall(context: RunContext, state: GraphState) -> list[str]:
 
 
 async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> dict[str, Any]:
-    message_id = new_id("msg")
+    """Asks until there is an answer that can be used: once, and again for each correction of a structured answer."""
+    corrections: list[BaseMessage] = []
+    asked = 0
     try:
-        turn = await _stream(context, state, recalled, message_id)
-    except (ModelError, PromptTooLong) as error:
+        schema = None if context.actor.response_schema is None else AnswerSchema(context.actor.response_schema)
+        while True:
+            turn, message_id = await _stream(context, state, recalled, schema, corrections)
+            _spend(context, turn)
+            asked += 1
+            if schema is None or _asks_for_tools(turn):
+                return {"round": state["round"] + asked, **_taken(context, state, turn, message_id)}
+            read = schema.read(turn.message.text)
+            if isinstance(read, str):
+                if read != turn.message.text:  # it stood in a code fence: what was streamed is not what is answered
+                    context.log.discard_open(context.path)
+                reason = turn.finish_reason or "stop"
+                answer = Answer(message_id=message_id, text=read, finish_reason=reason, structured=True)
+                return {"round": state["round"] + asked, "calls": [], "delegations": [], "answer": answer}
+            context.log.discard_open(context.path)
+            reached = context.budget.exhausted(state["round"] + asked)
+            if reached is not None or asked > MOST_REPAIRS:
+                raise read.error(asked, turn.finish_reason, reached)
+            corrections += read.correction()
+    except (ModelError, PromptTooLong, InvalidAnswer, BadResponseSchema) as error:
         context.log.discard_open(context.path)
         return {
+            "round": state["round"] + max(asked, 1),
             "calls": [],
             "delegations": [],
             "failure": {
@@ -76,10 +102,17 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
                 "suggestions": list(error.suggestions),
             },
         }
+
+
+def _spend(context: RunContext, turn: Turn) -> None:
     usage = turn.usage
     context.budget.spend_tokens(usage.input_tokens, usage.output_tokens)
     spent = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost": 0.0}
-    context.log.conclude(context.path, "usage", context.named(spent))
+    context.log.conclude(context.path, "usage", context.named(spent | {"model": turn.model}))
+
+
+def _taken(context: RunContext, state: GraphState, turn: Turn, message_id: str) -> dict[str, Any]:
+    """What a turn leads to: an answer, or calls."""
     position = state["position"]
     calls = _calls(turn.message, position + 1)
     if not calls:
@@ -96,27 +129,43 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
     }
 
 
-async def _stream(context: RunContext, state: GraphState, recalled: list[str], message_id: str) -> Turn:
+async def _stream(
+    context: RunContext,
+    state: GraphState,
+    recalled: list[str],
+    schema: AnswerSchema | None,
+    corrections: Sequence[BaseMessage],
+) -> tuple[Turn, str]:
+    """One model call: the turn, and the id of the message as which its text was streamed."""
     actor = context.actor
     request = context.run.request
     system = system_prompt(actor.instructions, request.get("variables") or {}, recalled, actor.kit.sections)
     tools = actor.kit.schemas
     if actor.sub_agents and context.depth < context.max_depth:
         tools = [*tools, delegate_schema(actor.sub_agents)]
-    chat = context.models.chat(actor.model.name, temperature=actor.model.temperature, max_tokens=actor.model.max_tokens)
-    messages = model_input(system, context.history, context.transcript.upto(state["position"]))
+    chat = await context.models.choose(actor.model, context.vault)
+    messages = [*model_input(system, context.history, context.transcript.upto(state["position"])), *corrections]
+    message_id = new_id("msg")
     turn: Turn | None = None
-    async with aclosing(chat.stream_turn(messages, tools=tools)) as pieces:
+    response_format = None if schema is None else schema.format
+    async with aclosing(chat.stream_turn(messages, tools=tools, response_format=response_format)) as pieces:
         async for piece in pieces:
             match piece:
                 case TextDelta():
                     context.log.chunk(message_id, piece.text, context.path)
                 case ReasoningDelta():
                     context.log.say("tool_thinking", context.named({"text": piece.text}))
+                case Restart():
+                    context.log.discard_open(context.path)
+                    message_id = new_id("msg")
                 case Turn():
                     turn = piece
     assert turn is not None
-    return turn
+    return turn, message_id
+
+
+def _asks_for_tools(turn: Turn) -> bool:
+    return bool(turn.message.tool_calls or turn.message.invalid_tool_calls)
 
 
 def _calls(message: AIMessage, position: int) -> list[Call]:

@@ -129,7 +129,7 @@ async def test_a_finished_run_loses_its_chunks_and_checkpoints_and_keeps_the_res
     assert removed == Removed(runs=1, chunks=9, checkpoints=8)
     assert await types(own_database, run) == [type for type in before if type != "message_chunk"]
     assert await checkpoint_rows(own_database, run) == 0
-    assert await answer_of(own_database, own_org, run.id) == "word0 word1 word2 word3 "
+    assert (await answer_of(own_database, own_org, run.id)).text == "word0 word1 word2 word3 "
     history = await assert_history(own_database, run.id)
     assert history.run["kept"] == "slim"
     assert await Retention(own_database, USUAL).run() == Removed()
@@ -228,7 +228,7 @@ async def test_events_go_up_to_the_first_run_that_is_younger(own_database: Pool,
     kept = await own_database.fetch("SELECT kept FROM runs ORDER BY turn")
     assert [row["kept"] for row in kept] == ["record", "record", "slim"]
     assert (await rows_of(own_database, session))["messages"] == 6
-    assert [await answer_of(own_database, own_org, run.id) for run in (first, third)] == [
+    assert [(await answer_of(own_database, own_org, run.id)).text for run in (first, third)] == [
         "word0 word1 word2 word3 "
     ] * 2
     assert (await own_database.fetchval("SELECT count(*) FROM steps WHERE run_id = $1", first.id)) == 2
