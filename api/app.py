@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.access import Access
 from api.agents import Agents
+from api.approvals import Approvals
 from api.auth import Authenticator
 from api.docs import Docs
 from api.endpoint import Edge
@@ -128,6 +129,7 @@ class App:
             *Sessions(db).endpoints(),
             *Events(db, hub, tokens).endpoints(),
             *Agents(db).endpoints(),
+            *Approvals(db, publisher, bell).endpoints(),
             *Skills(db).endpoints(),
             *Secrets(db, sealer).endpoints(),
             *Sources(db).endpoints(),

@@ -17,7 +17,7 @@ from kernel.errors import BadSettings, Forbidden, Unauthenticated
 from kernel.ids import is_id
 from kernel.postgres import Pool
 from kernel.settings import Settings
-from kernel.tenants import SCOPES, Principal, authenticate, org_exists
+from kernel.tenants import SCOPES, Principal, are_roles, authenticate, org_exists
 
 _REMEMBERED_SECONDS: Final = 10.0
 _MOST_REMEMBERED: Final = 16_384
@@ -90,12 +90,14 @@ class Authenticator:
         except jwt.InvalidTokenError:
             raise _refused() from None
         org_id, user_id, scope = claims["org"], claims["sub"], claims.get("scope", "")
-        shaped = isinstance(org_id, str) and isinstance(user_id, str) and isinstance(scope, str)
+        roles = claims.get("roles", [])
+        shaped = isinstance(org_id, str) and isinstance(user_id, str) and isinstance(scope, str) and are_roles(roles)
         if not shaped or not is_id("org", org_id) or not 1 <= len(user_id) <= 200 or "\x00" in user_id:
             raise _refused()
         await self._check_org(org_id)
         scopes = frozenset(scope.split()) & frozenset(SCOPES)
-        return Principal(org_id, user_id, scopes), max(0.0, float(claims["exp"]) - time.time())
+        principal = Principal(org_id, user_id, scopes, roles=frozenset(roles))
+        return principal, max(0.0, float(claims["exp"]) - time.time())
 
     async def _check_org(self, org_id: str) -> None:
         """Each user of an org has a JWT of their own: what is the same for all of them is asked once."""

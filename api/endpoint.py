@@ -47,6 +47,7 @@ PATH_SHAPES: Final[Mapping[str, str]] = {
     "run_id": "run_[0-9a-f]{32}",
     "source_id": "src_[0-9a-f]{32}",
     "skill_id": "skl_[0-9a-f]{32}",
+    "approval_id": "apr_[0-9a-f]{32}",
     "version": "[1-9][0-9]{0,8}",
     "secret_name": "[A-Za-z][A-Za-z0-9_.-]{0,99}",
 }

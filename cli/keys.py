@@ -25,6 +25,7 @@ def create(
     org: Org = "default",
     user: Annotated[str | None, typer.Option(help="The one user that the key stands for.")] = None,
     scope: Annotated[list[str] | None, typer.Option(help="read, write or admin; may be repeated.")] = None,
+    role: Annotated[list[str] | None, typer.Option(help="Of those who decide approvals; may be repeated.")] = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -34,7 +35,8 @@ def create(
         from kernel.tenants import create_key, ensure_org
 
         org_id = await ensure_org(pool, org)
-        return await create_key(pool, org_id, name=name, user_id=user, scopes=scope or ("read", "write"))
+        scopes = scope or ("read", "write")
+        return await create_key(pool, org_id, name=name, user_id=user, scopes=scopes, roles=role or ())
 
     made = with_database(work, database_url, data_dir)
     typer.echo(made.secret.get_secret_value())
@@ -53,7 +55,9 @@ def list_(org: Org = "default", database_url: DatabaseUrl = None, data_dir: Data
     for key in with_database(work, database_url, data_dir):
         state = "revoked" if key.revoked_at else "live"
         user = f" user {key.user_id}" if key.user_id else ""
-        typer.echo(f"{key.id}  {state:7}  {key.created_at:%Y-%m-%d %H:%M}  {','.join(key.scopes)}{user}  {key.name}")
+        roles = f" roles {','.join(key.roles)}" if key.roles else ""
+        about = f"{','.join(key.scopes)}{user}{roles}"
+        typer.echo(f"{key.id}  {state:7}  {key.created_at:%Y-%m-%d %H:%M}  {about}  {key.name}")
 
 
 @app.command()

@@ -184,9 +184,9 @@ class Journal:
             log.warning("epoch_over", run_id=owner.run_id, epoch=owner.epoch)
             piece.run.lose(piece.waiters)
             return
-        if row["outcome"] == "committed":
+        if row["outcome"] == "committed" and not piece.batch.approvals:
             self._publish(piece, row["first_seq"], render_time(row["at"]))
-        else:  # committed by an earlier try whose answer was lost: the seqs are unknown here
+        else:  # committed by an earlier try whose answer was lost, or with times that Postgres has filled in
             self._publisher.nudge(owner.org_id, owner.session_id)
         if row["next_run"] is not None:
             self._on_next_run()
@@ -241,7 +241,16 @@ def _arguments(slices: list[_Slice]) -> tuple[Any, ...]:
     effects = [
         {"slice": number, **asdict(effect)} for number, piece in numbered for effect in piece.batch.effects.values()
     ]
-    rests = [{"slice": number, "because": piece.batch.rest} for number, piece in numbered if piece.batch.rest]
+    approvals = [
+        f'{{"slice":{number},"place":{place},{approval[1:]}'
+        for number, piece in numbered
+        for place, approval in piece.batch.approvals
+    ]
+    rests = [
+        {"slice": number, "because": piece.batch.rest, "open": piece.batch.waits_for}
+        for number, piece in numbered
+        if piece.batch.rest
+    ]
     ends = [{"slice": number, **asdict(piece.batch.end)} for number, piece in numbered if piece.batch.end]
     return (
         [piece.run.owner.run_id for piece in slices],
@@ -256,6 +265,7 @@ def _arguments(slices: list[_Slice]) -> tuple[Any, ...]:
         f"[{','.join(messages)}]" if messages else None,
         _json(steps),
         _json(effects),
+        f"[{','.join(approvals)}]" if approvals else None,
         _json(rests),
         _json(ends),
         [number for number, _ in checkpoints],

@@ -4,9 +4,9 @@
 SELECT * FROM journal_commit(
     $1, $2, $3, $4, $5,
     $6, $7, $8, $9,
-    $10, $11, $12, $13, $14,
-    $15, $16, $17, $18, $19, $20, $21, $22,
-    $23, $24, $25, $26, $27, $28, $29, $30, $31, $32);
+    $10, $11, $12, $13, $14, $15,
+    $16, $17, $18, $19, $20, $21, $22, $23,
+    $24, $25, $26, $27, $28, $29, $30, $31, $32, $33);
 
 -- name: end_unstorable
 -- Ends run $1 of session $2 under epoch $3 with the error $4, for its owner can't. No row: the epoch is over.

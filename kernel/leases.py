@@ -14,6 +14,7 @@ from typing import Any, Literal
 import asyncpg
 import orjson
 
+from kernel.approvals import ApprovalKey, Decision
 from kernel.effects import Effect
 from kernel.postgres import Connection, Pool, patiently
 from kernel.sql import statements
@@ -24,9 +25,9 @@ SQL = statements(__package__, "leases.sql")
 Asked = Literal["cancelled", "paused"]
 """What a caller wants of a running run."""
 
-LeftBy = Literal["died", "drained", "store_away", "paused"]
-"""How a run lost an owner: its lease ran out, its worker was told to stop or could not reach Postgres, or it was
-paused."""
+LeftBy = Literal["died", "drained", "store_away", "paused", "approval"]
+"""How a run lost an owner: its lease ran out, its worker was told to stop or could not reach Postgres, it was paused,
+or waited for a decision."""
 
 HandBack = Literal["drained", "store_away"]
 
@@ -51,7 +52,8 @@ class ClaimedRun:
     `history` holds the conversation before this turn, oldest first, as {"role", "content"}; `messages` those
     of this turn: the input and, where an earlier attempt died, what it had committed.
     `input_tokens` and `output_tokens` are what earlier owners used, `effects` the ledger of their calls by
-    (step_id, call_id), `announced` whether one of them said `run_started`: known after `Leases.take_over`.
+    (step_id, call_id), `approvals` what they have asked for and what it came to, `announced` whether one of them said
+    `run_started`: known after `Leases.take_over`.
     `attempt` counts from 1; `deaths` are those of its owners in a row, without a finished step between;
     `convicted` says that there were three of them or more, and that no other run can have been the cause of the last;
     `left_by` says why the last owner is gone. `pickup_seconds` is the time from its creation to its first start,
@@ -85,6 +87,7 @@ class ClaimedRun:
     input_tokens: int = 0
     output_tokens: int = 0
     effects: dict[tuple[str, str], Effect] = field(default_factory=dict)
+    approvals: dict[ApprovalKey, Decision] = field(default_factory=dict)
     announced: bool = False
     vtag: float = 0.0
     capped: bool = False
@@ -172,6 +175,7 @@ class Leases:
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             effects={effect.key: effect for effect in _effects(row["effects"])},
+            approvals={made.key: made for made in _decisions(row["approvals"])},
             announced=row["announced"],
         )
         return caught_up, orjson.loads(row["unfinished"])
@@ -220,3 +224,7 @@ def _messages(text: str | None) -> list[StoredMessage]:
 
 def _effects(text: str | None) -> list[Effect]:
     return [Effect(**effect) for effect in orjson.loads(text or "[]")]
+
+
+def _decisions(text: str | None) -> list[Decision]:
+    return [Decision(**decision) for decision in orjson.loads(text or "[]")]

@@ -24,6 +24,10 @@ SELECT coalesce((SELECT json_object_agg(begun.id, begun.path)
        (SELECT json_agg(json_build_object('step_id', f.step_id, 'call_id', f.call_id, 'path', f.path,
                             'position', f.position, 'tool', f.tool, 'effect', f.effect, 'status', f.status))
         FROM effects f WHERE f.org_id = $2 AND f.run_id = $1) AS effects,
+       (SELECT json_agg(json_build_object('approval_id', a.id, 'step_id', a.step_id, 'call_id', a.call_id,
+                            'kind', a.kind, 'status', a.status, 'arguments', a.edited, 'answer', a.answer,
+                            'error', a.error, 'comment', a.comment, 'by', a.decided_by, 'on_expiry', a.on_expiry))
+        FROM approvals a WHERE a.org_id = $2 AND a.run_id = $1) AS approvals,
        EXISTS (SELECT 1 FROM events e
                WHERE e.session_id = $3 AND e.seq >= $5 AND e.run_id = $1 AND e.type = 'run_started') AS announced;
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
+from kernel.approvals import NewApproval
 from kernel.checkpoints import CheckpointRow, CheckpointWriteRow
 from kernel.effects import DELEGATE, Effect
 from kernel.errors import LeaseLost
@@ -55,7 +56,7 @@ class NewStep:
 
 _CUT_SHORT: Final = "The run ended while this call was under way: nobody can tell whether it was done."
 
-Rest: TypeAlias = Literal["paused"]
+Rest: TypeAlias = Literal["paused", "approval"]
 """Why a run that has not ended is left without an owner."""
 
 
@@ -71,7 +72,8 @@ class End:
 
 @dataclass(slots=True)
 class Batch:
-    """What one run has pending. `events` are (type, encoded fields), `messages` encoded `NewMessage`s.
+    """What one run has pending. `events` are (type, encoded fields), `messages` encoded `NewMessage`s, `approvals` the
+    place of the event that asks for one, from 1, and the encoded `NewApproval`.
 
     They are encoded when they are said: what can't be is then the sayer's trouble, and not the journal's.
     """
@@ -82,7 +84,9 @@ class Batch:
     checkpoints: dict[tuple[str, str], CheckpointRow] = field(default_factory=dict)
     writes: list[CheckpointWriteRow] = field(default_factory=list)
     effects: dict[tuple[str, str], Effect] = field(default_factory=dict)
+    approvals: list[tuple[int, str]] = field(default_factory=list)
     rest: Rest | None = None
+    waits_for: list[str] = field(default_factory=list)
     end: End | None = None
 
     @property
@@ -94,6 +98,7 @@ class Batch:
             or self.checkpoints
             or self.writes
             or self.effects
+            or self.approvals
             or self.rest
             or self.end
         )
@@ -132,6 +137,7 @@ class RunLog:
         self._chunk_text: list[str] = []
         self._open_messages: dict[str, str] = {}
         self._calls: dict[tuple[str, str], Effect] = {}
+        self._waits_for: dict[str, None] = {}
         self._input_tokens = 0
         self._output_tokens = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -208,6 +214,23 @@ class RunLog:
             self._pending.messages.append(encode_json(asdict(result)))
         self._wake_soon(self)
 
+    def ask(self, approval: NewApproval) -> None:
+        """Asks for an approval: its row and its event `approval_required` commit together."""
+        if self.ended:
+            return
+        row = encode_json(asdict(approval))
+        self.say("approval_required", approval.shown())
+        self._pending.approvals.append((len(self._pending.events), row))
+        self._waits_for[approval.id] = None
+
+    def wait_for(self, approval_id: str) -> None:
+        """Notes that the run goes on waiting for what an earlier owner asked for."""
+        self._waits_for[approval_id] = None
+
+    def heard(self, approval_id: str) -> None:
+        """Notes that the run knows how this approval was resolved, and waits for it no more."""
+        self._waits_for.pop(approval_id, None)
+
     # What a step concludes is parked until the graph hands over what this very step has written: then all of it
     # commits together. A step that is cut short leaves none of it behind, and is done again. ACT and DELEGATE may
     # stand side by side at a path and park their steps alone; the others have the path to themselves.
@@ -252,14 +275,17 @@ class RunLog:
 
     def rest(self, because: Rest) -> None:
         """Leaves the run as it stands after its last finished step: it waits without an owner until somebody resumes
-        it. Like an end, it lets nothing follow."""
+        it, or decides one of the approvals that it waits for. Like an end, it lets nothing follow."""
         if self.ended:
             return
         for message_id in list(self._open_messages):
             self.discard(message_id)
         self._parked.clear()  # a step that was cut short is done again
         self._finished.clear()
-        self.say("run_waiting", {"reason": because}, urgent=False)
+        about: dict[str, Any] = {"reason": because}
+        if because == "approval":
+            about["approval_ids"] = self._pending.waits_for = list(self._waits_for)
+        self.say("run_waiting", about, urgent=False)
         self._pending.rest = because
         self.ended = True
         self._wake(self)

@@ -30,18 +30,22 @@ SQL = statements(__package__, "tenants.sql")
 Scope: TypeAlias = Literal["read", "write", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
+_ROLE: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_MOST_ROLES: Final = 32
 _KEY: Final = re.compile(r"lh_([0-9a-f]{32})_[A-Za-z0-9_-]{43}")
 _REFUSED: Final = "The credential is missing or not valid."
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls. `key_id` is None for a JWT; `user_id` is None for a key that stands for no one user."""
+    """Who calls. `key_id` is None for a JWT; `user_id` is None for a key that stands for no one user. `roles` say what
+    the caller may decide for others."""
 
     org_id: str
     user_id: str | None
     scopes: frozenset[str]
     key_id: str | None = None
+    roles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class ApiKey:
     name: str
     user_id: str | None
     scopes: tuple[str, ...]
+    roles: tuple[str, ...]
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -92,12 +97,13 @@ async def create_key(
     name: str,
     scopes: Collection[str] = ("read", "write"),
     user_id: str | None = None,
+    roles: Collection[str] = (),
     expires_at: datetime | None = None,
 ) -> NewKey:
     """Makes a key for the org. `expires_at` needs a time zone.
 
     Raises:
-        InvalidInput: an unknown scope, or a name that is not 1 to 200 characters long.
+        InvalidInput: an unknown scope, a role that is none, or a name that is not 1 to 200 characters long.
         NotFound: no such org.
     """
     unknown = sorted(set(scopes) - set(SCOPES))
@@ -107,6 +113,12 @@ async def create_key(
             field="scopes",
             suggestions=(f"use some of {', '.join(SCOPES)}",),
         )
+    if not are_roles(sorted(roles)):
+        raise InvalidInput(
+            "A role is named by 1 to 64 of a-z, 0-9, - and _, beginning with a letter; a key has at most "
+            f"{_MOST_ROLES}.",
+            field="roles",
+        )
     for field, text in (("name", name), ("user_id", user_id)):
         if text is not None and not 1 <= len(text) <= 200:
             raise InvalidInput(f"{field} must be 1 to 200 characters long.", field=field)
@@ -114,7 +126,8 @@ async def create_key(
         raise NotFound(f"There is no org {org_id}.", field="org_id")
     key_id = new_id("key")
     secret = f"lh_{key_id.removeprefix('key_')}_{secrets.token_urlsafe(32)}"
-    row = await db.fetchrow(SQL.add_key, key_id, org_id, name, _hash(secret), user_id, sorted(set(scopes)), expires_at)
+    arguments = (key_id, org_id, name, _hash(secret), user_id, sorted(set(scopes)), expires_at, sorted(set(roles)))
+    row = await db.fetchrow(SQL.add_key, *arguments)
     assert row is not None
     return NewKey(_key(row), SecretStr(secret))
 
@@ -148,7 +161,16 @@ async def authenticate(db: Pool | Connection, secret: str) -> Principal:
     row = await db.fetchrow(SQL.usable_key, f"key_{shape[1]}")
     if row is None or not hmac.compare_digest(row["hash"], _hash(secret)):
         raise Unauthenticated(_REFUSED)
-    return Principal(row["org_id"], row["user_id"], frozenset(row["scopes"]), row["id"])
+    return Principal(row["org_id"], row["user_id"], frozenset(row["scopes"]), row["id"], frozenset(row["roles"]))
+
+
+def are_roles(names: object) -> bool:
+    """Whether `names` is a list of roles that a key or a JWT may carry."""
+    return (
+        isinstance(names, list)
+        and len(names) <= _MOST_ROLES
+        and all(isinstance(name, str) and _ROLE.fullmatch(name) is not None for name in names)
+    )
 
 
 def _hash(secret: str) -> bytes:
@@ -156,4 +178,4 @@ def _hash(secret: str) -> bytes:
 
 
 def _key(row: Any) -> ApiKey:
-    return ApiKey(**{**row, "scopes": tuple(row["scopes"])})
+    return ApiKey(**{**row, "scopes": tuple(row["scopes"]), "roles": tuple(row["roles"])})

@@ -1,4 +1,5 @@
-"""The brake of one run: brings it to a stop between two steps, because it is paused or its worker is to go.
+"""What stops a run short of its end. The brake brings it to a stop between two steps, because it is paused or its
+worker is to go; a step that needs somebody's decision stops it by itself.
 
 A run that is braked stops before its next step, in all its agents, with everything before that in its checkpoint.
 It does not stop while a call is under way that must not be made twice: cut short, its outcome would be unknown.
@@ -21,11 +22,17 @@ class Braked(GraphBubbleUp):
     """
 
 
+class Waits(GraphBubbleUp):
+    """A step can't be finished before somebody has decided something that it asked for. It is entered again when that
+    is done; until then the run may rest."""
+
+
 class Brake:
     """One per execution of a run, shared with its sub-agents."""
 
     def __init__(self) -> None:
         self._pulled = False
+        self.held = False  # whether it has stopped an agent that could have gone on
         self._unrepeatable = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -47,6 +54,7 @@ class Brake:
         """
         if self._pulled:
             await self._quiet.wait()
+            self.held = True
             raise Braked
 
     @contextmanager

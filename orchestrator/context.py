@@ -15,6 +15,7 @@ from kernel.leases import ClaimedRun
 from kernel.runlog import NewStep, RunLog
 from memory.port import Memory
 from memory.records import Scope
+from orchestrator.approvals import Approvals
 from orchestrator.brake import Brake
 from orchestrator.budget import Budget
 from orchestrator.kit import Kit
@@ -49,6 +50,7 @@ class RunContext:
     depth: int
     max_depth: int
     brake: Brake
+    approvals: Approvals
     budget: Budget
     transcript: Transcript
     history: Sequence[AnyMessage]

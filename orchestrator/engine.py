@@ -25,7 +25,8 @@ from kernel.postgres import UNAVAILABLE, Pool
 from kernel.runlog import End, RunLog
 from kernel.tool_definitions import ToolEntries
 from memory.port import Memory
-from orchestrator.brake import Brake, Braked
+from orchestrator.approvals import Approvals
+from orchestrator.brake import Brake, Braked, Waits
 from orchestrator.budget import Budget
 from orchestrator.checkpoints import PostgresCheckpoints
 from orchestrator.context import Actor, RunContext
@@ -66,6 +67,7 @@ class Engine:
         Raises:
             Braked: the brake was pulled; the run is not ended and can go on from its last checkpoint.
             asyncio.CancelledError: the caller cancelled; the run is not ended.
+            Waits: the run needs a decision; it is not ended and can go on from its last checkpoint.
             LeaseLost: the run is another worker's by now.
             StoreUnavailable: Postgres is away; the run is not ended and can go on elsewhere.
         """
@@ -92,7 +94,7 @@ class Engine:
             _fail(pen, "expired", "deadline", "The run did not end before its deadline.", *_TOO_LONG)
         except UNAVAILABLE as error:
             raise StoreUnavailable("Postgres was away for too long") from error
-        except (LeaseLost, StoreUnavailable, Braked):
+        except (LeaseLost, StoreUnavailable, Braked, Waits):
             raise
         except LonghaulError as error:
             _fail(pen, "failed", error.code, error.message, *error.suggestions)
@@ -133,6 +135,7 @@ class Engine:
             max_depth=agent.limits.max_depth,
             brake=brake,
             budget=budget,
+            approvals=Approvals(pen, run.approvals),
             transcript=_transcript(run, pen, ""),
             history=conversation(run.history),
             models=self._models,

@@ -11,7 +11,10 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 
+from langgraph.errors import GraphBubbleUp
+
 from kernel.effects import Effect, EffectClass, EffectStatus
+from orchestrator.brake import Braked
 from orchestrator.context import RunContext
 from orchestrator.state import Call
 
@@ -34,17 +37,17 @@ class LedgerEntry:
         self.effect = effect
         self.context.log.record_effect(self._row("started", starts=1))
 
-    def report(self, status: EffectStatus, result: str, *, duration_ms: int = 0) -> None:
-        """Writes the outcome with its event `tool_result`."""
+    def report(self, status: EffectStatus, result: str, *, duration_ms: int = 0, starts: int = 0) -> None:
+        """Writes the outcome with its event `tool_result`. `starts` is 1 for a call that somebody else has made."""
         call = self.call
         about = {"call_id": call["id"], "name": call["name"], "status": status, "result": result}
         self.context.log.say("tool_result", self.context.named(about | {"duration_ms": duration_ms}))
-        self.finish(status, result)
+        self.finish(status, result, starts=starts)
 
-    def finish(self, status: EffectStatus, result: str) -> None:
+    def finish(self, status: EffectStatus, result: str, *, starts: int = 0) -> None:
         """Writes the outcome, and the result for the model."""
         message = self.context.transcript.add_result(self.call["position"], self.call["id"], result)
-        self.context.log.record_effect(self._row(status), message)
+        self.context.log.record_effect(self._row(status, starts=starts), message)
 
     def _row(self, status: EffectStatus, *, starts: int = 0) -> Effect:
         call = self.call
@@ -71,14 +74,26 @@ def unfinished(context: RunContext, step_id: str, calls: Sequence[Call]) -> list
 
 
 async def side_by_side(calls: Iterable[Coroutine[None, None, None]]) -> None:
-    """Makes calls at the same time. If one fails, the others are cancelled.
+    """Makes calls at the same time. If one fails, the others are cancelled; if one only stops, to wait or because it
+    was braked, the others go on to their own end.
 
     Raises:
         Exception: that of the one that failed first, as it is: what stops a run must reach the engine by its name.
+            Else that of one that stopped, `Braked` before `Waits`.
     """
+    stopped: list[GraphBubbleUp] = []
+
+    async def carried_out(call: Coroutine[None, None, None]) -> None:
+        try:
+            await call
+        except GraphBubbleUp as stop:
+            stopped.append(stop)
+
     try:
         async with asyncio.TaskGroup() as tasks:
             for call in calls:
-                tasks.create_task(call)
+                tasks.create_task(carried_out(call))
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
+    if stopped:
+        raise next((stop for stop in stopped if isinstance(stop, Braked)), stopped[0])

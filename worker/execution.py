@@ -1,6 +1,7 @@
 """The life of one claimed run in a slot: taken over from its last owner, executed, and left in good order.
 
-However it is left, it is left once: ended, resting (paused), handed back to the queue, or lost to another owner.
+However it is left, it is left once: ended, resting (paused, or waiting for a decision), handed back to the queue, or
+lost to another owner.
 User code runs in a task of its own. Told to stop, it is cancelled again and again; what still does not end is left
 behind, so that no tool that swallows its cancellation can keep a run or a slot.
 """
@@ -22,7 +23,7 @@ from kernel.postgres import STORE_ERRORS, UNAVAILABLE, patiently
 from kernel.runlog import End, Owner, RunLog
 from kernel.shares import Used
 from kernel.tasks import end
-from orchestrator.brake import Brake, Braked
+from orchestrator.brake import Brake, Braked, Waits
 from orchestrator.engine import Engine
 from worker.figures import Figures
 
@@ -40,6 +41,7 @@ _RESUMED_AFTER: Final[dict[LeftBy | None, str]] = {
     "drained": "its worker was told to stop",
     "store_away": "its worker could not reach Postgres",
     "paused": "it was paused",
+    "approval": "what it waited for was decided",
     None: "its worker stopped",
 }
 
@@ -69,6 +71,7 @@ class Execution:
         # A soft stop lets the present step finish, a hard one does not.
         self._soft: Literal["paused", "drained"] | None = None
         self._hard: Literal["cancelled", "lost", "away", "cut"] | None = None
+        self._waits = False  # all that it could still do needs a decision
         self._going = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -188,7 +191,8 @@ class Execution:
                 raise RuntimeError("the run was cancelled by nobody")
             return False
         error = work.exception()
-        if isinstance(error, Braked):
+        if isinstance(error, Braked | Waits):
+            self._waits = not self.brake.held
             return False
         if error is not None and self._halted() and not isinstance(error, LeaseLost):
             log.warning("run_failed_to_stop_in_order", error=repr(error))
@@ -217,6 +221,9 @@ class Execution:
                 await self._give_back()
             case "cancelled", _:
                 self._pen.end(End("cancelled", "cancelled", self._pen.usage(), None))
+                await self._pen.committed()
+            case None, _ if self._waits:
+                self._pen.rest("approval")
                 await self._pen.committed()
             case _, "paused":
                 self._pen.rest("paused")

@@ -2,8 +2,9 @@
 
 User code that blocks the worker's main loop must not cost it its leases, nor keep a run alive that is to end: twice
 a second the heartbeat looks what callers ask of its runs, ends runs of the whole fleet whose owner should have ended
-them by now, and ends the leases of workers that were killed, so that nobody waits for them. When Postgres can't be
-reached for as long as a lease lasts, the runs are given up: somebody else may have them by then.
+them by now, settles approvals that nobody decided in time, and ends the leases of workers that were killed, so that
+nobody waits for them. When Postgres can't be reached for as long as a lease lasts, the runs are given up: somebody else
+may have them by then.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
+from kernel.approvals import resolve_due
 from kernel.fanout import Publisher
 from kernel.journal import Journal
 from kernel.leases import Leases
@@ -96,6 +98,7 @@ class Heartbeat:
                     renewed = begun
                     next_renewal = begun + self._renew_seconds
                 await self._look(leases, owned)
+                await self._settle(connection)
                 await self._watch(leases, begun)
             except Exception as error:  # this thread must not end before the worker does
                 log.warning("heartbeat_failed", error=repr(error), runs=len(owned))
@@ -137,6 +140,13 @@ class Heartbeat:
             log.warning("run_ended_for_its_owner", run_id=overdue.run_id, status=overdue.status)
             self._tell(self._publisher.nudge, overdue.org_id, overdue.session_id)
             if overdue.next_run is not None:
+                self._tell(self._executor.woken)
+
+    async def _settle(self, connection: Any) -> None:
+        for due in await resolve_due(connection):
+            log.info("approval_due", run_id=due.run_id, approval_id=due.approval_id, outcome=due.outcome)
+            self._tell(self._publisher.nudge, due.org_id, due.session_id)
+            if due.claimable:
                 self._tell(self._executor.woken)
 
     async def _watch(self, leases: Leases, begun: float) -> None:
