@@ -18,11 +18,11 @@ from orchestrator.kit import Maker, Outfitter
 from orchestrator.mcp.connections import McpConnections
 from orchestrator.skills.registry import SkillRegistry
 from orchestrator.skills.skill import Skill
+from orchestrator.tools.ask_user import AskUser
+from orchestrator.tools.client import make_client_tools
 from orchestrator.tools.http_fetch import HttpFetch
 from orchestrator.tools.http_send import HttpPost, HttpPut
 from orchestrator.tools.memory import Recall, Remember
-from orchestrator.tools.ask_user import AskUser
-from orchestrator.tools.client import make_client_tools
 from orchestrator.tools.python import PythonTool
 from orchestrator.tools.tool import Tool
 from orchestrator.tools.toolbox import Toolbox
@@ -46,18 +46,10 @@ def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -
     yield HttpPut(egress)
     yield Remember(memory)
     yield Recall(memory)
-
-
-def _skills(toolbox: Toolbox) -> Iterator[Skill]:
     yield AskUser()
 
 
-def _registry(settings: Settings, db: Pool, toolbox: Toolbox) -> SkillRegistry:
-    """The skills that agents may name: built in, of plug-ins, of folders; those of an org come before all of them."""
-    built_in, missing = builtin_skills(toolbox.names)
-    folders = load_folders(settings.skills_dir, toolbox.names) if settings.skills_dir else ()
-    skills = [*built_in, *_skills(toolbox), *folders]
-    return SkillRegistry(skills, missing=missing, of_orgs=OrgSkills(db, toolbox.names))
+def _skills(toolbox: Toolbox) -> Iterator[Skill]:
     yield from ()
 
 
