@@ -12,7 +12,7 @@ import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import aiohttp
 from multidict import CIMultiDictProxy
@@ -28,6 +28,11 @@ _CONNECT_SECONDS: Final = 10.0
 _CONNECTIONS: Final = 256
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _REPEATABLE: Final = ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")
+
+
+Follow: TypeAlias = bool | Literal["same origin"]
+"""Whether redirects are followed, or only those to the scheme, host and port that were asked. One that is not followed
+is the response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,7 @@ class EgressClient:
         content: bytes | None = None,
         max_bytes: int | None = None,
         timeout: float | None = None,
-        follow: bool = True,
+        follow: Follow = True,
     ) -> EgressResponse:
         """Sends one request and, if it is to `follow` them, its redirects. Any HTTP status is a response, no error.
 
@@ -133,7 +138,7 @@ class EgressClient:
         if self._system is not None:
             self._system.close()
 
-    async def _send(self, hop: _Hop, limit: int, sent: _Sent, *, follow: bool) -> EgressResponse | tuple[int, str]:
+    async def _send(self, hop: _Hop, limit: int, sent: _Sent, *, follow: Follow) -> EgressResponse | tuple[int, str]:
         """A response, or the status and target of a redirect."""
         # A server may close a connection that is kept for later just when it is used again. Nobody can tell then
         # whether it has seen the request, so one that must not be repeated gets a connection of its own.
@@ -147,7 +152,7 @@ class EgressClient:
                 trace_request_ctx=sent,
             ) as response:
                 target = response.headers.get("Location")
-                if follow and response.status in _REDIRECTS and target is not None:
+                if response.status in _REDIRECTS and target is not None and _followed(follow, hop.url, target):
                     response.close()
                     return response.status, target
                 content, truncated = await bodies.read(response, limit)
@@ -202,6 +207,15 @@ class EgressClient:
                 trace_configs=[_told_when_sent()],
             )
         return self._sessions[keep]
+
+
+def _followed(follow: Follow, url: URL, target: str) -> bool:
+    if follow != "same origin":
+        return follow
+    try:
+        return url.join(URL(target)).origin() == url.origin()
+    except ValueError:
+        return False
 
 
 def _where(url: URL) -> str:

@@ -13,11 +13,11 @@ from typing import Annotated, Final
 import orjson
 from pydantic import Field, field_validator
 
-from orchestrator.egress import EgressClient, EgressFailed, EgressRefused, EgressResponse
+from orchestrator.egress import EgressClient, EgressFailed, EgressRefused, EgressResponse, Follow
 from orchestrator.egress.headers import checked
 from orchestrator.tools.errors import ToolFailure
 from orchestrator.tools.readable import readable
-from orchestrator.tools.results import clean
+from orchestrator.tools.results import Strike, clean
 from orchestrator.tools.tool import Arguments, JSONValue
 
 LONGEST_REPORT: Final = 65_536
@@ -25,6 +25,7 @@ LONGEST_REPORT: Final = 65_536
 
 _MOST_BYTES: Final = 1_048_576
 _DEFAULT_BYTES: Final = 524_288
+_SMALL: Final = 16_384
 _TEXTUAL: Final = re.compile(
     r"text/.*|.*[/+](json|xml|yaml)|application/(x-)?(ndjson|json-seq|javascript|ecmascript|toml|sql|graphql"
     r"|x-www-form-urlencoded|yaml)"
@@ -64,21 +65,34 @@ async def ask(
     *,
     headers: Mapping[str, str] | None = None,
     content: bytes | None = None,
-    follow: bool = True,
+    follow: Follow = True,
 ) -> EgressResponse:
-    """Makes the request, with `headers` beside those of the arguments.
+    """Makes the request of a tool with these arguments, with `headers` beside them. See `send`."""
+    headers = {**arguments.headers, **(headers or {})}
+    return await send(
+        egress, method, arguments.url, headers=headers, content=content, max_bytes=arguments.max_bytes, follow=follow
+    )
+
+
+async def send(
+    egress: EgressClient,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    content: bytes | None = None,
+    max_bytes: int = _DEFAULT_BYTES,
+    timeout: float | None = None,
+    follow: Follow = True,
+) -> EgressResponse:
+    """Makes a request.
 
     Raises:
         ToolFailure: there is no answer. `reached` unless not a byte of the request was sent.
     """
     try:
         return await egress.request(
-            method,
-            arguments.url,
-            headers={**arguments.headers, **(headers or {})},
-            content=content,
-            max_bytes=arguments.max_bytes,
-            follow=follow,
+            method, url, headers=headers, content=content, max_bytes=max_bytes, timeout=timeout, follow=follow
         )
     except EgressRefused as refused:
         raise ToolFailure(f"Not sent: {refused.message}.", reached=False) from None
@@ -86,30 +100,38 @@ async def ask(
         raise ToolFailure(f"No answer: {failed.message}.", retryable=failed.retryable, reached=failed.reached) from None
 
 
-async def report(response: EgressResponse, **more: JSONValue) -> dict[str, JSONValue]:
-    """Status, content type, final URL, what there is `more` to say, and as much of the text as fits."""
+async def report(
+    response: EgressResponse, strike: Strike, *, limit: int = LONGEST_REPORT, location: bool = False
+) -> dict[str, JSONValue]:
+    """Status, content type, final URL, if asked for where it points, and as much of the text as fits into `limit` bytes
+    of JSON. Secrets are struck before anything is cut, so that no part of one is left."""
+    begun = about(response, strike)
+    if location and (target := response.headers.get("Location")) is not None:
+        begun["location"] = strike(clean(target))[:2_048]
+    if len(response.body) <= _SMALL and response.content_type not in _HTML:
+        return _report(response, begun, strike, limit)
     # Reducing a big page takes a good part of a second; the event loop has other runs to serve.
-    return await asyncio.to_thread(_report, response, {**about(response), **more})
+    return await asyncio.to_thread(_report, response, begun, strike, limit)
 
 
-def about(response: EgressResponse) -> dict[str, JSONValue]:
+def about(response: EgressResponse, strike: Strike) -> dict[str, JSONValue]:
     """What its head says."""
     return {
         "status": response.status,
-        "content_type": clean(response.content_type)[:200],
-        "url": clean(response.url)[:2_048],
+        "content_type": strike(clean(response.content_type))[:200],
+        "url": strike(clean(response.url))[:2_048],
     }
 
 
-def _report(response: EgressResponse, report: dict[str, JSONValue]) -> dict[str, JSONValue]:
+def _report(response: EgressResponse, report: dict[str, JSONValue], strike: Strike, limit: int) -> dict[str, JSONValue]:
     if not _is_text(response):
         size = f"{'more than ' if response.truncated else ''}{len(response.body)} bytes"
         return report | {"text": "", "note": f"binary content of {size}, not shown"}
     text = _decoded(response)
     if response.content_type in _HTML:
         text = readable(text, response.url)
-    text = clean(text)
-    shown = _fitting(text, LONGEST_REPORT - len(orjson.dumps(report)) - 200)
+    text = strike(clean(text), cut=response.truncated)
+    shown = _fitting(text, max(0, limit - len(orjson.dumps(report)) - 200))
     report["text"] = shown
     if response.truncated:
         report["note"] = f"cut: the body is longer than the {len(response.body)} bytes that were read"

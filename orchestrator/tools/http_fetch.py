@@ -39,6 +39,7 @@ class HttpFetch(Tool[FetchArguments]):
     async def run(self, arguments: FetchArguments, context: ToolContext) -> JSONValue:
         response = await ask(self._egress, arguments.method, arguments)
         if arguments.method == "GET":
-            return await report(response)
+            return await report(response, context.vault.redact)
         length = response.headers.get("Content-Length", "")
-        return about(response) | ({"content_length": int(length)} if re.fullmatch(r"\d{1,18}", length) else {})
+        known = {"content_length": int(length)} if re.fullmatch(r"\d{1,18}", length) else {}
+        return about(response, context.vault.redact) | known

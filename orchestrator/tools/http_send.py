@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from orchestrator.egress import EgressClient
 from orchestrator.tools.errors import ToolFailure
 from orchestrator.tools.http import LONGEST_REPORT, RequestArguments, ask, report
-from orchestrator.tools.results import as_text, clean
+from orchestrator.tools.results import as_text
 from orchestrator.tools.tool import JSONValue, Tool, ToolContext
 
 _KEY: Final = "Idempotency-Key"
@@ -71,8 +71,7 @@ class _HttpSend(Tool[SendArguments]):
                 # The toolbox takes what can't be retried for not done. Here nobody knows.
                 raise ToolFailure(failure.message, retryable=True) from None
             raise
-        target = response.headers.get("Location")
-        return await report(response, **({} if target is None else {"location": clean(target)[:2_048]}))
+        return await report(response, context.vault.redact, location=True)
 
 
 _WHAT_ALL_DO = (

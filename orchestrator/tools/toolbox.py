@@ -3,7 +3,7 @@
 A call never raises, except when the caller itself is cancelled: whatever goes wrong becomes an outcome with words
 that let the model go on. What always holds: a tool runs only if it is allowed and its arguments are valid; one
 attempt takes no longer than the tool's timeout; a tool whose effect is `once` is not started again after the
-outside may have seen it; a result fits its cap and can be stored.
+outside may have seen it; a result fits its cap and can be stored; no secret that the run's tools name is in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -21,7 +22,7 @@ import structlog
 
 from kernel.effects import DELEGATE, EffectClass
 from orchestrator.tools.errors import ToolFailure, UnknownTool
-from orchestrator.tools.results import as_text, clean, clip
+from orchestrator.tools.results import clean, clip, render
 from orchestrator.tools.tool import BadArguments, SchemaTool, Tool, ToolContext
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,8 @@ _BACKOFF_FIRST: Final = 0.25
 _BACKOFF_LONGEST: Final = 8.0
 _PROBLEMS_SHOWN: Final = 10
 _ERROR_BYTES: Final = 16_384
+_LAST_WORDS_SECONDS: Final = 2.0
+"""How long a tool that was cancelled may take to clean up before it is left to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class Toolbox:
         self._tools: dict[str, Tool[Any]] = {}
         self._schemas: dict[str, dict[str, Any]] = {}
         self._sleep = sleep
+        self._stuck: set[asyncio.Task[Any]] = set()
         for tool in tools:
             self._add(tool)
 
@@ -112,6 +116,7 @@ class Toolbox:
             ValueError: as for the constructor.
         """
         box = _Joined((), sleep=self._sleep)
+        box._stuck = self._stuck
         box._tools.update(self._tools)
         box._schemas.update(self._schemas)
         for tool in tools:
@@ -198,31 +203,56 @@ class Toolbox:
         return ended
 
     async def _attempt(self, tool: Tool[Any], arguments: Any, context: ToolContext) -> _Attempt:
-        clock = asyncio.timeout(tool.timeout)
         once = tool.effect == "once"
         try:
-            async with clock:
-                value = await tool.run(arguments, context)
-            return _Attempt("ok", clip(as_text(value), tool.max_result_bytes))
+            await context.vault.ready()
+            value = await self._within(tool, tool.run(arguments, context), context)
+            return _Attempt("ok", render(value, tool.max_result_bytes, context.vault.redact))
         except ToolFailure as failure:
-            return _failed(failure, once=once)
+            return _failed(failure, context, once=once)
+        except _TimedOut:
+            text = f"The tool {tool.name!r} did not answer within {tool.timeout:g} s."
+            return _Attempt("unknown", f"{text} {_MAYBE_DONE}") if once else _Attempt("error", text, True)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             # Something inside the tool was cancelled, not this call: a bug like any other.
-            log.exception("tool_broke", **_names(tool, context))
-        except TimeoutError:
-            if clock.expired():
-                text = f"The tool {tool.name!r} did not answer within {tool.timeout:g} s."
-                return _Attempt("unknown", f"{text} {_MAYBE_DONE}") if once else _Attempt("error", text, True)
-            log.exception("tool_broke", **_names(tool, context))
-        except (Exception, SystemExit):  # a tool that calls sys.exit() must not take the worker with it
-            log.exception("tool_broke", **_names(tool, context))
+            _log_broken(tool, context)
+        except Exception:
+            _log_broken(tool, context)
         text = f"The tool {tool.name!r} broke because of a fault of its own."
         if once:
             return _Attempt("unknown", f"{text} {_MAYBE_DONE}")
         return _Attempt("error", f"{text} Go on without it, or try other arguments.")
+
+    async def _within(self, tool: Tool[Any], running: Coroutine[Any, Any, Any], context: ToolContext) -> Any:
+        """What the tool returns within its time. In a task of its own, so that a tool that won't be cancelled holds
+        nobody up: it is left to itself.
+
+        Raises:
+            _TimedOut: it took longer.
+        """
+        task = asyncio.create_task(_contained(running), name=f"tool {tool.name}")
+        try:
+            await asyncio.wait((task,), timeout=tool.timeout)
+            if task.done():
+                return task.result()
+            await self._cancel(task, tool, context)
+        except asyncio.CancelledError:
+            if not task.done():
+                await self._cancel(task, tool, context)
+            raise
+        raise _TimedOut
+
+    async def _cancel(self, task: asyncio.Task[Any], tool: Tool[Any], context: ToolContext) -> None:
+        task.cancel()
+        await asyncio.wait((task,), timeout=_LAST_WORDS_SECONDS)
+        if not task.done():
+            log.error("tool_stuck", **_names(tool, context))
+            self._stuck.add(task)
+            task.add_done_callback(self._stuck.discard)
+        task.add_done_callback(_forget)
 
     def _unknown(self, names: Sequence[str]) -> UnknownTool:
         return UnknownTool(
@@ -236,6 +266,24 @@ class _Joined(Toolbox):
 
     async def aclose(self) -> None:
         return
+
+
+class _TimedOut(Exception):
+    """A tool took longer than it may."""
+
+
+async def _contained(running: Coroutine[Any, Any, Any]) -> Any:
+    """A tool that calls sys.exit() must not take the worker with it."""
+    try:
+        return await running
+    except SystemExit as exit:
+        raise RuntimeError("the tool wanted to end the process") from exit
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    """Nobody asks any more how it ended."""
+    if not task.cancelled():
+        task.exception()
 
 
 _MAYBE_DONE: Final = "It may or may not have been done. Do not call it again for the same purpose; find out first."
@@ -278,8 +326,8 @@ def _expected(tool: Tool[Any]) -> str:
     return ", ".join(f"{name} ({'required' if name in required else 'optional'})" for name in fields)
 
 
-def _failed(failure: ToolFailure, *, once: bool) -> _Attempt:
-    text = clip(clean(failure.message), _ERROR_BYTES)
+def _failed(failure: ToolFailure, context: ToolContext, *, once: bool) -> _Attempt:
+    text = clip(context.vault.redact(clean(failure.message)), _ERROR_BYTES)
     if not failure.retryable:
         return _Attempt("error", text)
     if once and failure.reached:
@@ -292,6 +340,16 @@ def _backoff(attempt: int) -> float:
     do not come back together ("full jitter")."""
     ceiling = min(_BACKOFF_LONGEST, _BACKOFF_FIRST * 2**attempt)
     return random.uniform(0, ceiling)  # noqa: S311  # not a secret
+
+
+def _log_broken(tool: Tool[Any], context: ToolContext) -> None:
+    """Logs the exception at hand, without the secrets that its text may hold."""
+    told = traceback.format_exc()
+    struck = context.vault.redact(told)
+    if struck == told:
+        log.exception("tool_broke", **_names(tool, context))
+    else:
+        log.error("tool_broke", exception=struck, **_names(tool, context))
 
 
 def _names(tool: Tool[Any], context: ToolContext) -> dict[str, str]:
