@@ -78,7 +78,7 @@ class Outfitter:
 
         for entry in entries:
             await take(entry)
-        for skill in await self._skills.find(scope.org_id, skills) if skills else ():
+        for skill in await self._skills.find(scope.org_id, scope.run_id, skills) if skills else ():
             if skill.prompt:
                 sections.append(skill.prompt)
             for of_skill in skill.tools:

@@ -16,6 +16,9 @@ from memory.port import Memory
 from orchestrator.egress import EgressClient
 from orchestrator.kit import Maker, Outfitter
 from orchestrator.mcp.connections import McpConnections
+from orchestrator.skills.builtin import builtin_skills
+from orchestrator.skills.folders import load_folders
+from orchestrator.skills.records import OrgSkills
 from orchestrator.skills.registry import SkillRegistry
 from orchestrator.skills.skill import Skill
 from orchestrator.tools.ask_user import AskUser
@@ -36,7 +39,7 @@ def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack) -
     stack.push_async_callback(toolbox.aclose)
     mcp = McpConnections(settings.mcp_servers, allow=settings.egress_allow)
     stack.push_async_callback(mcp.aclose)
-    return Outfitter(toolbox, SkillRegistry(_skills(toolbox)), _makers(settings, egress, mcp))
+    return Outfitter(toolbox, _registry(settings, db, toolbox), _makers(settings, egress, mcp))
 
 
 def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -> Iterator[Tool[Any]]:
@@ -47,6 +50,14 @@ def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -
     yield Remember(memory)
     yield Recall(memory)
     yield AskUser()
+
+
+def _registry(settings: Settings, db: Pool, toolbox: Toolbox) -> SkillRegistry:
+    """The skills that agents may name: built in, of plug-ins, of folders; those of an org come before all of them."""
+    built_in, missing = builtin_skills(toolbox.names)
+    folders = load_folders(settings.skills_dir, toolbox.names) if settings.skills_dir else ()
+    skills = [*built_in, *_skills(toolbox), *folders]
+    return SkillRegistry(skills, missing=missing, of_orgs=OrgSkills(db, toolbox.names))
 
 
 def _skills(toolbox: Toolbox) -> Iterator[Skill]:
