@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from typing import Any
 
 from kernel.postgres import Pool
 from kernel.settings import Settings
 from memory.port import Memory
+from orchestrator.data.postgres import PostgresSources
 from orchestrator.egress import EgressClient
+from orchestrator.egress.gate import Gate
+from orchestrator.egress.resolver import SystemResolver
 from orchestrator.kit import Maker, Outfitter
 from orchestrator.mcp.connections import McpConnections
 from orchestrator.skills.builtin import builtin_skills
@@ -27,6 +31,7 @@ from orchestrator.tools.http_fetch import HttpFetch
 from orchestrator.tools.http_send import HttpPost, HttpPut
 from orchestrator.tools.memory import Recall, Remember
 from orchestrator.tools.python import PythonTool
+from orchestrator.tools.query_source import ListSources, QuerySource
 from orchestrator.tools.tool import Tool
 from orchestrator.tools.toolbox import Toolbox
 
@@ -35,7 +40,7 @@ def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack) -
     """The outfitter of a worker; `stack` closes what it holds."""
     egress = EgressClient(allow=settings.egress_allow)
     stack.push_async_callback(egress.aclose)
-    toolbox = Toolbox(_tools(settings, db, memory, egress))
+    toolbox = Toolbox([*_tools(settings, db, memory, egress), *_source_tools(settings, db, stack)])
     stack.push_async_callback(toolbox.aclose)
     mcp = McpConnections(settings.mcp_servers, allow=settings.egress_allow)
     stack.push_async_callback(mcp.aclose)
@@ -50,6 +55,16 @@ def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -
     yield Remember(memory)
     yield Recall(memory)
     yield AskUser()
+
+
+def _source_tools(settings: Settings, db: Pool, stack: AsyncExitStack) -> Iterator[Tool[Any]]:
+    """Those that ask databases, which need the extra `data`."""
+    if find_spec("sqlglot") is not None:
+        resolver = SystemResolver()
+        stack.callback(resolver.close)
+        postgres = PostgresSources(Gate(settings.egress_allow), resolver)
+        yield ListSources(db, postgres)
+        yield QuerySource(db, postgres)
 
 
 def _registry(settings: Settings, db: Pool, toolbox: Toolbox) -> SkillRegistry:

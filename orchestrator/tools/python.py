@@ -12,18 +12,21 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 from weakref import WeakValueDictionary
 
 from pydantic import Field
 
+from orchestrator.sandbox.session_files import MOUNTED, SessionFiles
 from orchestrator.tools.errors import ToolFailure
 from orchestrator.tools.preview import preview
 from orchestrator.tools.results import clean
 from orchestrator.tools.tool import Arguments, JSONValue, Tool, ToolContext
 
 if TYPE_CHECKING:
-    from pydantic_monty import Monty, MontyError
+    from pydantic_monty import CollectString, Monty, MontyError, MountDir
 
 MODULES: Final = (
     *("asyncio", "base64", "binascii", "bisect", "collections", "copy", "csv", "dataclasses", "datetime"),
@@ -31,6 +34,8 @@ MODULES: Final = (
     *("typing", "unicodedata"),
 )
 """The standard modules worth naming to a model: those that work without files and an operating system."""
+
+_FILES: Final = f"The session's files can be read below {MOUNTED}, such as open('{MOUNTED}/notes.txt').read()."
 
 _RECYCLE_AFTER: Final = 1_000  # sessions of one process
 _KILL_AFTER: Final = 5.0  # seconds over the CPU limit, for code that never comes to a checkpoint
@@ -52,6 +57,7 @@ class PythonTool(Tool[PythonArguments]):
         cpu_seconds: of one call.
         memory_bytes: heap of one call.
         output_bytes: cap on what one call prints.
+        files: those of sessions, for code to read; None: it can read none.
     """
 
     name = "python"
@@ -68,7 +74,9 @@ class PythonTool(Tool[PythonArguments]):
         memory_bytes: int = 64 * 1024 * 1024,
         recursion: int = 400,
         output_bytes: int = 20_000,
+        files: SessionFiles | None = None,
     ) -> None:
+        self._files = files
         self._processes = processes
         self._cpu_seconds = cpu_seconds
         self._memory_bytes = memory_bytes
@@ -86,26 +94,38 @@ class PythonTool(Tool[PythonArguments]):
             "match, try/except, with, async/await, dataclasses and plain classes work; class inheritance (so no "
             "own exceptions or enums), property/classmethod/staticmethod, yield, del, import * and third-party "
             "packages do not. Generator expressions are evaluated at once, so loop over an endless iterator "
-            f"instead. Modules: {', '.join(MODULES)}. No files, network, environment variables, processes or "
-            f"input(); sleeping returns at once. Limits: {cpu_seconds:g} s of CPU time, "
+            f"instead. Modules: {', '.join(MODULES)}. {_FILES if files else 'No files.'} No network, environment "
+            f"variables, processes or input(); sleeping returns at once. Limits: {cpu_seconds:g} s of CPU time, "
             f"{memory_bytes // 1_048_576} MB of memory, {output_bytes} bytes of output."
         )
 
     async def run(self, arguments: PythonArguments, context: ToolContext) -> JSONValue:
         # One call at a time for each run: a run that asks for a hundred does not keep the others waiting.
         turn = self._turns.setdefault(context.run_id, asyncio.Lock())
+        loop = asyncio.get_running_loop()
         async with turn:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._execute, arguments.code)
+            if self._files is None:
+                return await loop.run_in_executor(self._threads, self._execute, arguments.code, None)
+            async with self._files.needed_by(arguments.code, context) as folder:
+                return await loop.run_in_executor(self._threads, self._execute, arguments.code, folder)
 
     async def aclose(self) -> None:
         """Ends the processes, after the calls that still run: at most the CPU limit and a few seconds."""
         await asyncio.to_thread(self._close)
 
-    def _execute(self, code: str) -> JSONValue:
+    def _execute(self, code: str, files: Path | None) -> JSONValue:
         # pydantic-monty takes 18 MB and 0.1 s to import: not before it is needed, and not on the event loop.
-        from pydantic_monty import CollectString, MontyError
+        from pydantic_monty import CollectString, MountDir
 
-        printed = CollectString(max_bytes=self._output_bytes)
+        with ExitStack() as stack:
+            mount: MountDir | None = None
+            if files is not None:
+                mount = stack.enter_context(MountDir(host_path=files, virtual_path=MOUNTED, mode="read-only"))
+            return self._feed(code, CollectString(max_bytes=self._output_bytes), mount)
+
+    def _feed(self, code: str, printed: CollectString, mount: MountDir | None) -> JSONValue:
+        from pydantic_monty import MontyError
+
         try:
             with self._open().checkout(
                 limits={
@@ -116,7 +136,7 @@ class PythonTool(Tool[PythonArguments]):
                 os_policy={"sleep": "zero"},
             ) as session:
                 try:
-                    value = session.feed_run(code, print_callback=printed)
+                    value = session.feed_run(code, print_callback=printed, mount=mount)
                 except (TypeError, ValueError, OverflowError) as error:
                     # A value that cannot exist out here, such as a dict keyed by instances of the code's classes.
                     raise ToolFailure(
