@@ -19,6 +19,7 @@ from orchestrator.approvals import Approvals
 from orchestrator.brake import Brake
 from orchestrator.budget import Budget
 from orchestrator.kit import Kit
+from orchestrator.middleware.layers import Layers
 from orchestrator.models.factory import Models
 from orchestrator.state import Call, GraphState
 from orchestrator.tools.tool import ToolContext, Vault
@@ -58,6 +59,7 @@ class RunContext:
     memory: Memory
     vault: Vault
     run_child: Callable[[RunContext, Call, SubAgent], Awaitable[tuple[Literal["ok", "error"], str]]]
+    layers: Layers | None = None  # none where no middleware is configured
 
     def step_id(self, state: GraphState, name: str) -> str:
         """The same on every retry of the step, different for all other steps of the run."""

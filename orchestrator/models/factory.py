@@ -75,6 +75,11 @@ class Models:
         self._providers = providers or {}
         self._plugins: OrderedDict[str, PluginChat] = OrderedDict()
 
+    @property
+    def default(self) -> str:
+        """The name of the model of agents that name none."""
+        return self._default
+
     def chat(
         self, model: str | None = None, *, temperature: float | None = None, max_tokens: int | None = None
     ) -> StreamingChat:

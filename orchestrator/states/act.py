@@ -71,7 +71,11 @@ async def _call(context: RunContext, entry: LedgerEntry) -> None:
         entry.begin(effect)
         if effect != "read":
             await context.log.committed()
-        outcome = await kit.toolbox.make(checked, context.tool_context(entry.step_id, call["id"]))
+        about = context.tool_context(entry.step_id, call["id"])
+        if (layers := context.layers) is None:
+            outcome = await kit.toolbox.make(checked, about)
+        else:
+            outcome = await layers.call_tool(kit, checked, arguments, about, path=context.path)
         entry.report(outcome.status, preface + outcome.result, duration_ms=outcome.duration_ms)
 
 

@@ -11,7 +11,7 @@ correct it. Each correction is a model call like any other: it spends from the b
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -24,6 +24,9 @@ from kernel.ids import new_id
 from memory.errors import MemoryUnavailable
 from orchestrator.context import RunContext
 from orchestrator.errors import BadResponseSchema, InvalidAnswer, ModelError, PromptTooLong
+from orchestrator.middleware.calls import Emitted, ModelCall
+from orchestrator.middleware.errors import Stopped
+from orchestrator.models.provider import ChatProvider, ResponseFormat
 from orchestrator.models.turn import ReasoningDelta, Restart, TextDelta, Turn
 from orchestrator.prompt import delegate_schema, model_input, system_prompt
 from orchestrator.state import Answer, Call, GraphState
@@ -89,7 +92,7 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
             if reached is not None or asked > MOST_REPAIRS:
                 raise read.error(asked, turn.finish_reason, reached)
             corrections += read.correction()
-    except (ModelError, PromptTooLong, InvalidAnswer, BadResponseSchema) as error:
+    except (ModelError, PromptTooLong, InvalidAnswer, BadResponseSchema, Stopped) as error:
         context.log.discard_open(context.path)
         return {
             "round": state["round"] + max(asked, 1),
@@ -146,22 +149,48 @@ async def _stream(
     chat = await context.models.choose(actor.model, context.vault)
     messages = [*model_input(system, context.history, context.transcript.upto(state["position"])), *corrections]
     message_id = new_id("msg")
-    turn: Turn | None = None
     response_format = None if schema is None else schema.format
+
+    def emit(piece: Emitted) -> None:
+        nonlocal message_id
+        match piece:
+            case TextDelta():
+                context.log.chunk(message_id, piece.text, context.path)
+            case ReasoningDelta():
+                context.log.say("tool_thinking", context.named({"text": piece.text}))
+            case Restart():
+                context.log.discard_open(context.path)
+                message_id = new_id("msg")
+
+    if (layers := context.layers) is None:
+        return await _read(chat, messages, tools, response_format, emit), message_id
+
+    async def ask(call: ModelCall) -> Turn:
+        model = actor.model.model_copy(update={"name": call.model}) if call.model != named else actor.model
+        chosen = chat if model is actor.model else await context.models.choose(model, context.vault)
+        return await _read(chosen, call.messages, call.tools, response_format, call.emit)
+
+    named = actor.model.name or context.models.default
+    turn = await layers.ask_model(ask, path=context.path, model=named, messages=messages, tools=tools, emit=emit)
+    return turn, message_id
+
+
+async def _read(
+    chat: ChatProvider,
+    messages: Sequence[BaseMessage],
+    tools: Sequence[dict[str, Any]],
+    response_format: ResponseFormat | None,
+    emit: Callable[[Emitted], None],
+) -> Turn:
+    turn: Turn | None = None
     async with aclosing(chat.stream_turn(messages, tools=tools, response_format=response_format)) as pieces:
         async for piece in pieces:
-            match piece:
-                case TextDelta():
-                    context.log.chunk(message_id, piece.text, context.path)
-                case ReasoningDelta():
-                    context.log.say("tool_thinking", context.named({"text": piece.text}))
-                case Restart():
-                    context.log.discard_open(context.path)
-                    message_id = new_id("msg")
-                case Turn():
-                    turn = piece
+            if isinstance(piece, Turn):
+                turn = piece
+            else:
+                emit(piece)
     assert turn is not None
-    return turn, message_id
+    return turn
 
 
 def _asks_for_tools(turn: Turn) -> bool:
