@@ -30,6 +30,7 @@ from memory.embedders import choose_embedder
 from memory.store import PostgresMemory
 from orchestrator.engine import Engine
 from orchestrator.models.factory import Models
+from orchestrator.models.plugin import installed_providers
 from orchestrator.vault import RunVault
 from orchestrator.workflows import GRAPH_VERSION
 from worker.charges import Charges
@@ -73,7 +74,7 @@ async def work(settings: Settings) -> None:
         stack.push_async_callback(embedder.aclose)
         memory = PostgresMemory(db, embedder)
         outfitter = equip(settings, db, memory, stack)
-        models = Models(settings)
+        models = Models(settings, providers=installed_providers())
         stack.push_async_callback(models.aclose)
         models.warm()
 

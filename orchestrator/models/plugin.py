@@ -15,9 +15,10 @@ from typing import Any
 import structlog
 from langchain_core.messages import BaseMessage
 
+from kernel.plugins import Plugin, plugins
 from orchestrator.errors import ModelError, ModelTimedOut, ProviderFailed
 from orchestrator.models.diagnosis import excerpt
-from orchestrator.models.provider import ChatProvider, ResponseFormat
+from orchestrator.models.provider import ChatProvider, ProviderFactory, ResponseFormat
 from orchestrator.models.turn import Piece, Turn
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,22 @@ class PluginChat:
                     suggestions=("Try again later.", "Raise the model's idle_timeout_seconds."),
                 ) from None
             raise failed(self._provider, error) from None
+
+
+def installed_providers() -> dict[str, ProviderFactory]:
+    """The plug-ins of `longhaul.models` by name, loaded.
+
+    Raises:
+        BadPlugin: one can't be imported, or is no function.
+    """
+    return {name: _factory(plugin) for name, plugin in plugins("models").items()}
+
+
+def _factory(plugin: Plugin) -> ProviderFactory:
+    found = plugin.load()
+    if not callable(found):
+        raise plugin.bad(f"{plugin.target} is a {type(found).__name__} where a function from a ModelChoice is needed")
+    return found
 
 
 def failed(provider: str, error: Exception) -> ProviderFailed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -20,8 +20,9 @@ from cli.rehearsal import (
 from orchestrator.errors import (
     ModelError,
 )
-from orchestrator.models import ReasoningDelta, StreamingChat, TextDelta, Turn
+from orchestrator.models import ReasoningDelta, Restart, StreamingChat, TextDelta, Turn
 from orchestrator.models.endpoint import Endpoint
+from orchestrator.models.provider import ChatProvider, ResponseFormat
 from orchestrator.models.retries import Retries
 
 KEY = "sk-live-4f8a2b9c7d1e"
@@ -63,12 +64,13 @@ async def chat_at(
 
 @dataclass
 class Taken:
-    """What came of one turn: `turn`, or the `error` that ended it."""
+    """What came of one turn: `turn`, or the `error` that ended it. `restarts`: texts that were taken back."""
 
     text: str = ""
     reasoning: str = ""
     turn: Turn | None = None
     error: ModelError | None = None
+    restarts: list[str] = field(default_factory=list)
 
     @property
     def message(self) -> AIMessage:
@@ -76,10 +78,12 @@ class Taken:
         return self.turn.message
 
 
-async def take(chat: StreamingChat, tools: Sequence[dict[str, Any]] = ()) -> Taken:
+async def take(
+    chat: ChatProvider, tools: Sequence[dict[str, Any]] = (), *, response_format: ResponseFormat | None = None
+) -> Taken:
     taken = Taken()
     try:
-        async with aclosing(chat.stream_turn(ASK, tools=tools)) as pieces:
+        async with aclosing(chat.stream_turn(ASK, tools=tools, response_format=response_format)) as pieces:
             async for piece in pieces:
                 assert taken.turn is None, "the turn is the last piece"
                 match piece:
@@ -87,6 +91,9 @@ async def take(chat: StreamingChat, tools: Sequence[dict[str, Any]] = ()) -> Tak
                         taken.text += text
                     case ReasoningDelta(text):
                         taken.reasoning += text
+                    case Restart():
+                        taken.restarts.append(taken.text)
+                        taken.text = ""
                     case Turn():
                         taken.turn = piece
     except ModelError as error:
