@@ -111,7 +111,7 @@ BOMBS = {
     "a deep parse": "eval('(' * 10 ** 5)",
     "CPU": "while True: pass",
     "CPU in C": "sum(range(10 ** 12))",
-    "CPU in threads": "import threading as t\ndef f():\n    while True: pass\nfor n in 'abcd': t.Thread(None, f).start()",
+    "CPU in threads": "import threading as t\ndef f():\n    while 1: pass\nfor n in 'abcd': t.Thread(None, f).start()",
     "a pattern": "import re; re.match('(a+)+$', 'a' * 40 + 'b')",
 }
 
