@@ -21,6 +21,7 @@ def base_environment(inherited: Mapping[str, str], data: DataDirectory, port: in
         "LONGHAUL_HOST": "127.0.0.1",
         **_GRACE,
         "LONGHAUL_LOG_FORMAT": "console",
+        "LONGHAUL_FILES_URL": data.files.as_uri(),
         **inherited,
         "LONGHAUL_SECRET_KEY": inherited.get("LONGHAUL_SECRET_KEY") or state.secret_key(data.path),
         "LONGHAUL_PORT": str(port),

@@ -156,7 +156,7 @@ async def model() -> AsyncIterator[ScriptedModel]:
 
 
 @pytest.fixture(scope="session")
-def settings(database_url: str, redis_url: str, model: ScriptedModel) -> Settings:
+def settings(database_url: str, redis_url: str, model: ScriptedModel, folder: Path) -> Settings:
     """The settings of a process on `database`, `redis_url` and `model`."""
     return Settings.model_validate(
         {
@@ -166,6 +166,7 @@ def settings(database_url: str, redis_url: str, model: ScriptedModel) -> Setting
             "OPENAI_API_KEY": "sk-of-the-tests",
             "LLM_MODEL": "no-script",
             "secret_key": SECRET_KEY,
+            "files_url": (folder / "files").as_uri(),
         }
     )
 

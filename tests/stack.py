@@ -98,6 +98,7 @@ class Stack:
             "OPENAI_API_KEY": "sk-of-the-tests",
             "LLM_MODEL": "no-script",
             "LONGHAUL_SECRET_KEY": SECRET_KEY,
+            "LONGHAUL_FILES_URL": self._data.files.as_uri(),
             "LONGHAUL_DATABASE_POOL": "5",
             "LONGHAUL_GRACE_SECONDS": "3",
             "LONGHAUL_MODEL_RETRIES": "1",

@@ -2,6 +2,7 @@
 
     DATA/lock            held by the one process that runs a stack here
     DATA/postgres/       the database cluster
+    DATA/files/          the files of sessions
     DATA/logs/*.log      the output of each process
     DATA/run/*.pid       what a supervisor that was killed left behind, found at the next start
 
@@ -39,6 +40,10 @@ class DataDirectory:
     @property
     def run(self) -> Path:
         return self.path / "run"
+
+    @property
+    def files(self) -> Path:
+        return self.path / "files"
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
