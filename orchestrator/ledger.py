@@ -11,10 +11,8 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 
-from langgraph.errors import GraphBubbleUp
-
 from kernel.effects import Effect, EffectClass, EffectStatus
-from orchestrator.brake import Braked
+from orchestrator.brake import Waits
 from orchestrator.context import RunContext
 from orchestrator.state import Call
 
@@ -74,20 +72,19 @@ def unfinished(context: RunContext, step_id: str, calls: Sequence[Call]) -> list
 
 
 async def side_by_side(calls: Iterable[Coroutine[None, None, None]]) -> None:
-    """Makes calls at the same time. If one fails, the others are cancelled; if one only stops, to wait or because it
-    was braked, the others go on to their own end.
+    """Makes calls at the same time. If one fails, the others are cancelled; if one waits, they go on to their own end.
 
     Raises:
         Exception: that of the one that failed first, as it is: what stops a run must reach the engine by its name.
-            Else that of one that stopped, `Braked` before `Waits`.
+        Waits: at least one does, and all others are done.
     """
-    stopped: list[GraphBubbleUp] = []
+    waiting: list[Waits] = []
 
     async def carried_out(call: Coroutine[None, None, None]) -> None:
         try:
             await call
-        except GraphBubbleUp as stop:
-            stopped.append(stop)
+        except Waits as wait:
+            waiting.append(wait)
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -95,5 +92,5 @@ async def side_by_side(calls: Iterable[Coroutine[None, None, None]]) -> None:
                 tasks.create_task(carried_out(call))
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    if stopped:
-        raise next((stop for stop in stopped if isinstance(stop, Braked)), stopped[0])
+    if waiting:
+        raise waiting[0]

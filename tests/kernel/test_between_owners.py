@@ -58,7 +58,7 @@ async def test_a_commit_that_ends_one_run_and_rests_another_never_waits_in_a_cir
         async with renewing.transaction():  # a renewal locks one run after the other, by session
             await renewing.execute("SELECT FROM runs WHERE id = $1 FOR NO KEY UPDATE", rested.id)
             commit = asyncio.create_task(
-                writing.fetch(SQL.commit, *slices, *events, None, None, None, *texts, *([[]] * 18))
+                writing.fetch(SQL.commit, *slices, *events, *([None] * 4), *texts, *([[]] * 18))
             )
             await eventually(
                 lambda: own_database.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", writer),

@@ -88,7 +88,7 @@ async def commit(
         SQL.commit,
         *([run_id], [session_id], [epoch], [batch], [count]),
         *([1] * count, places, [type for type, _ in events], [data for _, data in events]),
-        *([None] * 5),
+        *([None] * 6),
         *([[]] * 8),
         *([[]] * 10),
     )
