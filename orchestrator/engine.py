@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -17,7 +17,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import TypeAdapter
 
-from kernel.agent_config import AgentConfig, MemoryConfig, ModelChoice, SubAgent, SubAgentConfig
+from kernel.agent_config import AgentConfig, MemoryConfig, SubAgent, SubAgentConfig
 from kernel.errors import LeaseLost, LonghaulError, StoreUnavailable
 from kernel.events import RunStatus
 from kernel.leases import ClaimedRun
@@ -30,7 +30,13 @@ from orchestrator.brake import Brake, Braked, Waits
 from orchestrator.budget import Budget
 from orchestrator.checkpoints import PostgresCheckpoints
 from orchestrator.context import Actor, RunContext
+from orchestrator.graph import Graph
 from orchestrator.kit import Kit, KitScope, Outfitter
+from orchestrator.middleware.calls import RunCall, RunOutcome
+from orchestrator.middleware.chain import Chain
+from orchestrator.middleware.layers import Layers
+from orchestrator.middleware.run_layers import AFTERWARDS, conclude, outcome_of, run_call, with_input
+from orchestrator.models.choice import merged
 from orchestrator.models.factory import Models
 from orchestrator.skills.skill import UnknownSkill
 from orchestrator.state import Call, GraphState, first_state
@@ -53,21 +59,24 @@ class Engine:
         outfitter: Outfitter,
         memory: Memory,
         vault_of: Callable[[ClaimedRun], Vault] = lambda _: NoSecrets(),
+        chain: Chain | None = None,
+        workflows: Mapping[str, Graph] | None = None,
     ) -> None:
         self._db = db
         self._models = models
         self._outfitter = outfitter
         self._memory = memory
         self._vault_of = vault_of
-        self._workflows = build_workflows()
+        self._chain = chain or Chain()
+        self._workflows = build_workflows(workflows)
 
     async def execute(self, run: ClaimedRun, pen: RunLog, brake: Brake) -> None:
         """Brings `run` to its end and returns when its `done` has been handed to the journal.
 
         Raises:
             Braked: the brake was pulled; the run is not ended and can go on from its last checkpoint.
-            asyncio.CancelledError: the caller cancelled; the run is not ended.
             Waits: the run needs a decision; it is not ended and can go on from its last checkpoint.
+            asyncio.CancelledError: the caller cancelled; the run is not ended.
             LeaseLost: the run is another worker's by now.
             StoreUnavailable: Postgres is away; the run is not ended and can go on elsewhere.
         """
@@ -87,8 +96,14 @@ class Engine:
         deadline = asyncio.timeout(max(0.0, run.seconds_left))
         try:
             async with deadline:
-                await self._run_graph(run, pen, agent, budget, brake)
+                if self._chain.empty:
+                    await self._run_graph(run, pen, agent, budget, brake)
+                else:
+                    await self._run_through_layers(run, pen, agent, budget, brake, deadline)
         except TimeoutError as error:
+            if pen.ended:
+                log.warning("middleware_too_slow", run_id=run.id, effect="cut short after the run's end")
+                return
             if not deadline.expired():
                 raise StoreUnavailable("a store did not answer in time") from error
             _fail(pen, "expired", "deadline", "The run did not end before its deadline.", *_TOO_LONG)
@@ -113,13 +128,41 @@ class Engine:
             return "no_workflow", message, f"ask for one of: {', '.join(workflows)}"
         return None
 
-    async def _run_graph(self, run: ClaimedRun, pen: RunLog, agent: AgentConfig, budget: Budget, brake: Brake) -> None:
+    async def _run_through_layers(
+        self,
+        run: ClaimedRun,
+        pen: RunLog,
+        agent: AgentConfig,
+        budget: Budget,
+        brake: Brake,
+        deadline: asyncio.Timeout,
+    ) -> None:
+        async def execute(call: RunCall) -> RunOutcome:
+            layers = Layers(self._chain, call)
+            state = await self._run_graph(with_input(run, call.input), pen, agent, budget, brake, layers)
+            afterwards = asyncio.get_running_loop().time() + AFTERWARDS
+            deadline.reschedule(min(afterwards, deadline.when() or afterwards))
+            return outcome_of(state, pen)
+
+        outcome = await self._chain.around_run(execute)(run_call(run, agent))
+        if not pen.ended:
+            conclude(run, agent, pen, outcome)
+
+    async def _run_graph(
+        self,
+        run: ClaimedRun,
+        pen: RunLog,
+        agent: AgentConfig,
+        budget: Budget,
+        brake: Brake,
+        layers: Layers | None = None,
+    ) -> GraphState:
         request = run.request
         vault = self._vault_of(run)
         actor = Actor(
             name=agent.name,
             instructions=agent.instructions,
-            model=_model_choice(agent.model, request.get("model")),
+            model=merged(agent.model, request.get("model")),
             kit=await self._kit(run, agent, vault, request.get("tools")),
             sub_agents=agent.sub_agents,
             memory=agent.memory,
@@ -134,18 +177,20 @@ class Engine:
             depth=0,
             max_depth=agent.limits.max_depth,
             brake=brake,
-            budget=budget,
             approvals=Approvals(pen, run.approvals),
+            budget=budget,
             transcript=_transcript(run, pen, ""),
             history=conversation(run.history),
             models=self._models,
             memory=self._memory,
             vault=vault,
             run_child=self._run_child,
+            layers=layers,
         )
-        await self._invoke(context, run.workflow, thread_id=run.id, position=len(run.messages))
+        state = await self._invoke(context, run.workflow, thread_id=run.id, position=len(run.messages))
         if not pen.ended:
             raise RuntimeError(f"the graph of run {run.id} stopped without an end")
+        return state
 
     async def _kit(
         self, run: ClaimedRun, actor: AgentConfig | SubAgentConfig, vault: Vault, asked: Sequence[Any] | None = None
@@ -218,15 +263,6 @@ def _transcript(run: ClaimedRun, pen: RunLog, path: str) -> Transcript:
 
 
 _ENTRIES: Final = TypeAdapter(ToolEntries)
-
-
-def _model_choice(agent: ModelChoice | None, asked: Any) -> ModelChoice:
-    """The agent's model with what the caller asked for on top."""
-    base = agent or ModelChoice()
-    if asked is None:
-        return base
-    changes = {"name": asked} if isinstance(asked, str) else asked
-    return base.model_copy(update={name: value for name, value in changes.items() if value is not None})
 
 
 _TOO_LONG = (

@@ -12,6 +12,7 @@ that they don't know yet to newer workers.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 from langgraph.runtime import Runtime
@@ -37,6 +38,6 @@ async def echo(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any
     return {"round": state["round"] + 1, "answer": answer}
 
 
-def build_workflows() -> dict[int, dict[str, Graph]]:
-    """All workflows by version and name, compiled."""
-    return {1: {"agent_chat": build_graph(think), "echo": build_graph(echo)}}
+def build_workflows(plugged_in: Mapping[str, Graph] | None = None) -> dict[int, dict[str, Graph]]:
+    """All workflows by version and name, compiled. Those that are `plugged_in` have no versions of their own."""
+    return {1: {**(plugged_in or {}), "agent_chat": build_graph(think), "echo": build_graph(echo)}}
