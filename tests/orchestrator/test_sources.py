@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 
-import asyncpg
 import pytest
 
-from kernel.postgres import Pool
 from orchestrator.data.dsn import Dsn
 from orchestrator.data.postgres import PostgresSources
 from orchestrator.egress.gate import Gate
 from orchestrator.tools.errors import ToolFailure
 from tests.conftest import MakeDatabase
-from tests.faults.proxy import Proxy, serving
+from tests.outside_postgres import OutsidePostgres, outside_postgres
 
 
 class Shop:
-    """A database with a few rows, and how to reach it."""
+    """A database with a few rows, and who asks it."""
 
-    def __init__(self, proxy: Proxy, database: str, admin: Pool) -> None:
-        assert isinstance(proxy.address, tuple)
-        self.proxy = proxy
-        self.host, self.port = proxy.address
-        self.database = database
-        self.admin = admin
-        self.sources = PostgresSources(Gate([f"{self.host}:{self.port}"]), _itself)
-
-    def dsn(self, role: str = "reader", mode: str = "disable") -> str:
-        return f"postgresql://{role}:secret@{self.host}:{self.port}/{self.database}?sslmode={mode}"
+    def __init__(self, outside: OutsidePostgres) -> None:
+        self.proxy = outside.proxy
+        self.admin = outside.admin
+        self.dsn = outside.dsn
+        self.sources = PostgresSources(Gate([outside.address]), _itself)
 
 
 async def _itself(host: str, port: int) -> list[str]:
@@ -39,30 +31,8 @@ async def _itself(host: str, port: int) -> list[str]:
 
 @pytest.fixture
 async def shop(make_database: MakeDatabase) -> AsyncIterator[Shop]:
-    url = await make_database()
-    folder = re.search(r"(?<=[?&]host=)[^&]+", url)
-    name = re.search(r"/(test_\d+)\?", url)
-    assert folder is not None
-    assert name is not None
-    pool = await asyncpg.create_pool(url, min_size=1, max_size=2)
-    await pool.execute(
-        "CREATE SCHEMA shop; CREATE TABLE shop.orders (id integer, customer text, amount numeric, note text);"
-        "INSERT INTO shop.orders SELECT n, 'customer ' || n % 3, n * 1.5, NULL FROM generate_series(1, 1000) n;"
-        "CREATE TABLE shop.salaries (who text);"
-        "COMMENT ON TABLE shop.orders IS 'one row per order';"
-    )
-    await pool.execute(
-        "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'secret'; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
-        "DO $$ BEGIN CREATE ROLE writer LOGIN PASSWORD 'secret'; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
-        "DO $$ BEGIN CREATE ROLE filer LOGIN PASSWORD 'secret'; GRANT pg_read_server_files TO filer;"
-        "EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
-        "GRANT USAGE ON SCHEMA shop TO reader, writer, filer; GRANT SELECT ON shop.orders TO reader;"
-        "GRANT ALL ON ALL TABLES IN SCHEMA shop TO writer; GRANT CREATE ON SCHEMA shop TO writer;"
-    )
-    proxy = Proxy(("127.0.0.1", 0), Path(folder.group()) / ".s.PGSQL.5432")
-    async with serving(proxy):
-        yield Shop(proxy, name.group(1), pool)
-    await pool.close()
+    async with outside_postgres(await make_database()) as outside:
+        yield Shop(outside)
 
 
 async def ask(shop: Shop, sql: str, *, role: str = "reader", max_rows: int = 100, seconds: float = 5.0) -> object:
