@@ -30,7 +30,7 @@ _TEXTUAL: Final = re.compile(
     r"text/.*|.*[/+](json|xml|yaml)|application/(x-)?(ndjson|json-seq|javascript|ecmascript|toml|sql|graphql"
     r"|x-www-form-urlencoded|yaml)"
 )
-_HTML: Final = ("text/html", "application/xhtml+xml")
+HTML: Final = ("text/html", "application/xhtml+xml")
 _META_CHARSET: Final = re.compile(rb"""<meta[^>]{0,200}charset\s{0,8}=\s{0,8}["']?([A-Za-z0-9_:.-]{1,40})""", re.I)
 # Codecs that are no character set: slow without bounds, or able to fail on any input.
 _NO_CHARSETS: Final = frozenset(("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"))
@@ -108,7 +108,7 @@ async def report(
     begun = about(response, strike)
     if location and (target := response.headers.get("Location")) is not None:
         begun["location"] = strike(clean(target))[:2_048]
-    if len(response.body) <= _SMALL and response.content_type not in _HTML:
+    if len(response.body) <= _SMALL and response.content_type not in HTML:
         return _report(response, begun, strike, limit)
     # Reducing a big page takes a good part of a second; the event loop has other runs to serve.
     return await asyncio.to_thread(_report, response, begun, strike, limit)
@@ -128,7 +128,7 @@ def _report(response: EgressResponse, report: dict[str, JSONValue], strike: Stri
         size = f"{'more than ' if response.truncated else ''}{len(response.body)} bytes"
         return report | {"text": "", "note": f"binary content of {size}, not shown"}
     text = _decoded(response)
-    if response.content_type in _HTML:
+    if response.content_type in HTML:
         text = readable(text, response.url)
     text = strike(clean(text), cut=response.truncated)
     shown = _fitting(text, max(0, limit - len(orjson.dumps(report)) - 200))
@@ -138,6 +138,11 @@ def _report(response: EgressResponse, report: dict[str, JSONValue], strike: Stri
     elif len(shown) < len(text):
         report["note"] = f"cut: the first {len(shown)} of {len(text)} characters are shown"
     return report
+
+
+def text_of(response: EgressResponse) -> str | None:
+    """The body in its character set; None if it is no text."""
+    return _decoded(response) if _is_text(response) else None
 
 
 def _is_text(response: EgressResponse) -> bool:
@@ -154,7 +159,7 @@ def _is_text(response: EgressResponse) -> bool:
 
 def _decoded(response: EgressResponse) -> str:
     charset = response.charset
-    if charset is None and response.content_type in _HTML:
+    if charset is None and response.content_type in HTML:
         found = _META_CHARSET.search(response.body[:2_048])
         charset = found.group(1).decode("ascii") if found else None
     if response.body.startswith(codecs.BOM_UTF8):
