@@ -80,6 +80,11 @@ class Models:
         """The name of the model of agents that name none."""
         return self._default
 
+    @property
+    def open_endpoints(self) -> int:
+        """How many endpoints of callers hold a client."""
+        return self._callers.open
+
     def chat(
         self, model: str | None = None, *, temperature: float | None = None, max_tokens: int | None = None
     ) -> StreamingChat:
