@@ -7,6 +7,7 @@ them. What they become is the orchestrator's business.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -26,6 +27,9 @@ from kernel.json_schema import AnySchema, ObjectSchema
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 SecretName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$", description="of the run or of the org")]
+
+PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]{0,63})\}")
+"""What stands for an argument in the texts of a definition."""
 
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 # Set by the transport, or able to change what a request is.
@@ -56,8 +60,8 @@ class AuthConfig(Definition):
 class HttpExecution(Definition):
     """The request. `{name}` in the URL, in header values and in the body's texts stands for an argument of the call.
 
-    Arguments that the URL and the body do not name are sent as query parameters (GET, HEAD, DELETE) or, where there is
-    no body template, as the JSON body.
+    Arguments that none of them names are sent as query parameters (GET, HEAD, DELETE) or, where there is no body
+    template, as the JSON body.
     """
 
     url: str = Field(min_length=1, max_length=4_096)
@@ -109,6 +113,15 @@ class HttpTool(_Tool):
     effect: EffectClass | None = None
     retries: int = Field(default=1, ge=0, le=5, description="further attempts after a failure that may pass")
     max_result_bytes: int = Field(default=65_536, ge=256, le=1_048_576)
+
+    @model_validator(mode="after")
+    def _all_are_parameters(self) -> HttpTool:
+        execution = self.execution_config
+        named = named_in([execution.url, *execution.headers.values()])
+        if missing := named.difference(self.parameter_schema.get("properties") or ()):
+            shown = ", ".join(f"{{{name}}}" for name in sorted(missing))
+            raise ValueError(f"execution_config names {shown}, which the properties of parameter_schema lack")
+        return self
 
     @property
     def effect_class(self) -> EffectClass:
@@ -206,6 +219,11 @@ ToolEntries: TypeAlias = Annotated[
     AfterValidator(each_once),
     Field(max_length=64, description="names of tools, or definitions"),
 ]
+
+
+def named_in(templates: Iterable[str]) -> set[str]:
+    """The arguments that these texts stand for."""
+    return {name for template in templates for name in PLACEHOLDER.findall(template)}
 
 
 def _header_name(name: str) -> str:

@@ -27,6 +27,7 @@ from orchestrator.skills.registry import SkillRegistry
 from orchestrator.skills.skill import Skill
 from orchestrator.tools.ask_user import AskUser
 from orchestrator.tools.client import make_client_tools
+from orchestrator.tools.defined_http import LONGEST_CALL, HttpTools
 from orchestrator.tools.http_fetch import HttpFetch
 from orchestrator.tools.http_send import HttpPost, HttpPut
 from orchestrator.tools.memory import Recall, Remember
@@ -44,7 +45,9 @@ def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack) -
     stack.push_async_callback(toolbox.aclose)
     mcp = McpConnections(settings.mcp_servers, allow=settings.egress_allow)
     stack.push_async_callback(mcp.aclose)
-    return Outfitter(toolbox, _registry(settings, db, toolbox), _makers(settings, egress, mcp))
+    patient = EgressClient(allow=settings.egress_allow, timeout=LONGEST_CALL)
+    stack.push_async_callback(patient.aclose)
+    return Outfitter(toolbox, _registry(settings, db, toolbox), _makers(settings, patient, mcp))
 
 
 def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -> Iterator[Tool[Any]]:
@@ -80,4 +83,4 @@ def _skills(toolbox: Toolbox) -> Iterator[Skill]:
 
 
 def _makers(settings: Settings, egress: EgressClient, mcp: McpConnections) -> Mapping[str, Maker]:
-    return {"client": make_client_tools, "mcp": mcp.make}
+    return {"http": HttpTools(egress), "client": make_client_tools, "mcp": mcp.make}

@@ -9,7 +9,7 @@ from typing import Final
 from orchestrator.egress.errors import EgressRefused
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
-_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,4096}")
+_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,8400}")
 _MOST: Final = 64
 
 # The message's framing and the connection belong to the client, or requests could be smuggled.
