@@ -97,6 +97,21 @@ class Settings(BaseSettings):
     )
     search_key: SecretStr = Field(SecretStr(""), validate_default=True, description="for brave, tavily and exa")
 
+    # plug-ins and middleware
+    tools: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="package.module:Class of further tools that a worker loads"
+    )
+    memory: str = Field("postgres", min_length=1, description="the memory backend: postgres, or a plug-in's name")
+    middleware: Annotated[tuple[str, ...], NoDecode] = Field((), description="by name, the outermost first")
+    input_most: int = Field(100_000, ge=1, description="characters of input that `validation` lets through")
+    input_deny: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="texts that `validation` refuses in an input, whatever their case"
+    )
+    rate_runs_org: int = Field(0, ge=0, description="runs that `rate_limit` lets an org start in a minute; 0: any")
+    rate_runs_user: int = Field(0, ge=0, description="the same for each user of an org")
+    rate_tool_calls_org: int = Field(0, ge=0, description="tool calls of an org in a minute; 0: any")
+    cache_seconds: float = Field(300.0, gt=0, le=30 * 86_400.0, description="how long `cache` keeps an answer")
+
     # retention: how long things are kept; 0 is for ever
     retain_chunks: float = Field(
         900.0, ge=0, le=_LONGEST_KEPT, description="chunks and checkpoints, after the end of their run"
@@ -105,6 +120,9 @@ class Settings(BaseSettings):
         30 * 86_400.0, ge=0, le=_LONGEST_KEPT, description="events, after the end of their run"
     )
     retain_sessions: float = Field(0.0, ge=0, le=_LONGEST_KEPT, description="sessions in which nothing happens")
+
+    # code that agents write
+    cpython: bool = Field(False, description="the tool cpython, which needs bubblewrap")
 
     # files of sessions: the place of their bytes, the same for every process, and quotas
     files_url: str = Field("", description="file:///directory or s3://bucket/prefix; without one there are no files")
@@ -120,7 +138,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
-    @field_validator("cors_origins", "egress_allow", mode="before")
+    @field_validator("cors_origins", "egress_allow", "tools", "middleware", "input_deny", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         if isinstance(value, str):

@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from typing import Any
 
+from kernel.errors import BadSettings
+from kernel.files import Files
 from kernel.postgres import Pool
 from kernel.settings import Settings
 from memory.port import Memory
@@ -20,6 +22,8 @@ from orchestrator.egress.gate import Gate
 from orchestrator.egress.resolver import SystemResolver
 from orchestrator.kit import Maker, Outfitter
 from orchestrator.mcp.connections import McpConnections
+from orchestrator.sandbox.bubblewrap import Bubblewrap
+from orchestrator.sandbox.session_files import SessionFiles
 from orchestrator.skills.builtin import builtin_skills
 from orchestrator.skills.folders import load_folders
 from orchestrator.skills.records import OrgSkills
@@ -27,6 +31,7 @@ from orchestrator.skills.registry import SkillRegistry
 from orchestrator.skills.skill import Skill
 from orchestrator.tools.ask_user import AskUser
 from orchestrator.tools.client import make_client_tools
+from orchestrator.tools.cpython import CPythonTool
 from orchestrator.tools.defined_http import LONGEST_CALL, HttpTools
 from orchestrator.tools.http_fetch import HttpFetch
 from orchestrator.tools.http_send import HttpPost, HttpPut
@@ -41,7 +46,9 @@ def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack) -
     """The outfitter of a worker; `stack` closes what it holds."""
     egress = EgressClient(allow=settings.egress_allow)
     stack.push_async_callback(egress.aclose)
-    toolbox = Toolbox([*_tools(settings, db, memory, egress), *_source_tools(settings, db, stack)])
+    files = Files.from_settings(settings, db) if settings.files_url else None
+    general, code = _tools(settings, db, memory, egress), _code_tools(settings, SessionFiles(files) if files else None)
+    toolbox = Toolbox([*code, *general, *_source_tools(settings, db, stack)])
     stack.push_async_callback(toolbox.aclose)
     mcp = McpConnections(settings.mcp_servers, allow=settings.egress_allow)
     stack.push_async_callback(mcp.aclose)
@@ -51,13 +58,20 @@ def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack) -
 
 
 def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -> Iterator[Tool[Any]]:
-    yield PythonTool()
     yield HttpFetch(egress)
     yield HttpPost(egress)
     yield HttpPut(egress)
     yield Remember(memory)
     yield Recall(memory)
     yield AskUser()
+
+
+def _code_tools(settings: Settings, files: SessionFiles | None) -> Iterator[Tool[Any]]:
+    yield PythonTool(files=files)
+    if settings.cpython:
+        if (missing := Bubblewrap.missing()) is not None:
+            raise BadSettings(f"LONGHAUL_CPYTHON: {missing}")
+        yield CPythonTool(Bubblewrap(), files)
 
 
 def _source_tools(settings: Settings, db: Pool, stack: AsyncExitStack) -> Iterator[Tool[Any]]:

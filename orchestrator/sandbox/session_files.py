@@ -18,6 +18,9 @@ from orchestrator.tools.tool import ToolContext
 MOUNTED: Final = "/files"
 """Where the sandbox has them."""
 
+SEEN: Final = f"The session's files can be read below {MOUNTED}, such as open('{MOUNTED}/notes.txt').read()."
+"""For the description of a tool."""
+
 _MOST_FILES: Final = 200
 _MOST_BYTES: Final = 128 * 1024 * 1024
 

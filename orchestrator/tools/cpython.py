@@ -7,12 +7,13 @@ the operator wants it and bubblewrap is installed.
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Annotated, Final
 
 from pydantic import Field
 
 from orchestrator.sandbox.bubblewrap import Bubblewrap
-from orchestrator.sandbox.session_files import SessionFiles
+from orchestrator.sandbox.session_files import SEEN, SessionFiles
 from orchestrator.tools.errors import ToolFailure
 from orchestrator.tools.results import clean
 from orchestrator.tools.tool import Arguments, JSONValue, Tool, ToolContext
@@ -35,7 +36,7 @@ class CPythonTool(Tool[CPythonArguments]):
     retries = 0
     max_result_bytes = 65_536
 
-    def __init__(self, box: Bubblewrap, files: SessionFiles) -> None:
+    def __init__(self, box: Bubblewrap, files: SessionFiles | None) -> None:
         self._box = box
         self._files = files
         self._turns = asyncio.Semaphore(_AT_ONCE)
@@ -43,13 +44,14 @@ class CPythonTool(Tool[CPythonArguments]):
         self.description = (
             "Runs Python code with CPython and its whole standard library; returns what it prints, and the value of "
             "its last line if that is an expression. Use it where the tool python can't do it. Every call starts "
-            "afresh. The session's files can be read below /files; /tmp can be written and is gone after the call. No "
+            f"afresh. {SEEN if files else 'No files.'} /tmp can be written and is gone after the call. No "
             f"network, no other programs, no packages. Limits: {box.cpu_seconds} s of CPU time, {box.seconds:g} s, "
             f"{box.memory_bytes // 1_048_576} MB of memory."
         )
 
     async def run(self, arguments: CPythonArguments, context: ToolContext) -> JSONValue:
-        async with self._turns, self._files.needed_by(arguments.code, context) as files:
+        needed = self._files.needed_by(arguments.code, context) if self._files else nullcontext()
+        async with self._turns, needed as files:
             try:
                 ran = await self._box.run(arguments.code, files=files)
             except OSError as error:

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import Field
 
-from orchestrator.sandbox.session_files import MOUNTED, SessionFiles
+from orchestrator.sandbox.session_files import MOUNTED, SEEN, SessionFiles
 from orchestrator.tools.errors import ToolFailure
 from orchestrator.tools.preview import preview
 from orchestrator.tools.results import clean
@@ -34,8 +34,6 @@ MODULES: Final = (
     *("typing", "unicodedata"),
 )
 """The standard modules worth naming to a model: those that work without files and an operating system."""
-
-_FILES: Final = f"The session's files can be read below {MOUNTED}, such as open('{MOUNTED}/notes.txt').read()."
 
 _RECYCLE_AFTER: Final = 1_000  # sessions of one process
 _KILL_AFTER: Final = 5.0  # seconds over the CPU limit, for code that never comes to a checkpoint
@@ -94,7 +92,7 @@ class PythonTool(Tool[PythonArguments]):
             "match, try/except, with, async/await, dataclasses and plain classes work; class inheritance (so no "
             "own exceptions or enums), property/classmethod/staticmethod, yield, del, import * and third-party "
             "packages do not. Generator expressions are evaluated at once, so loop over an endless iterator "
-            f"instead. Modules: {', '.join(MODULES)}. {_FILES if files else 'No files.'} No network, environment "
+            f"instead. Modules: {', '.join(MODULES)}. {SEEN if files else 'No files.'} No network, environment "
             f"variables, processes or input(); sleeping returns at once. Limits: {cpu_seconds:g} s of CPU time, "
             f"{memory_bytes // 1_048_576} MB of memory, {output_bytes} bytes of output."
         )
