@@ -24,6 +24,7 @@ from orchestrator.kit import Maker, Outfitter
 from orchestrator.mcp.connections import McpConnections
 from orchestrator.sandbox.bubblewrap import Bubblewrap
 from orchestrator.sandbox.session_files import SessionFiles
+from orchestrator.search.choose import choose_engine
 from orchestrator.skills.builtin import builtin_skills
 from orchestrator.skills.folders import load_folders
 from orchestrator.skills.records import OrgSkills
@@ -33,13 +34,17 @@ from orchestrator.tools.ask_user import AskUser
 from orchestrator.tools.client import make_client_tools
 from orchestrator.tools.cpython import CPythonTool
 from orchestrator.tools.defined_http import LONGEST_CALL, HttpTools
+from orchestrator.tools.file_changes import DeleteFile, EditFile, MoveFile, WriteFile
+from orchestrator.tools.files import ListFiles, ReadFile
 from orchestrator.tools.http_fetch import HttpFetch
 from orchestrator.tools.http_send import HttpPost, HttpPut
 from orchestrator.tools.memory import Recall, Remember
 from orchestrator.tools.python import PythonTool
 from orchestrator.tools.query_source import ListSources, QuerySource
+from orchestrator.tools.read_page import ReadPage
 from orchestrator.tools.tool import Tool
 from orchestrator.tools.toolbox import Toolbox
+from orchestrator.tools.web_search import WebSearch
 
 
 def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack) -> Outfitter:
@@ -48,7 +53,8 @@ def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack) -
     stack.push_async_callback(egress.aclose)
     files = Files.from_settings(settings, db) if settings.files_url else None
     general, code = _tools(settings, db, memory, egress), _code_tools(settings, SessionFiles(files) if files else None)
-    toolbox = Toolbox([*code, *general, *_source_tools(settings, db, stack)])
+    of_files = _file_tools(files) if files else ()
+    toolbox = Toolbox([*code, *general, *of_files, *_source_tools(settings, db, stack)])
     stack.push_async_callback(toolbox.aclose)
     mcp = McpConnections(settings.mcp_servers, allow=settings.egress_allow)
     stack.push_async_callback(mcp.aclose)
@@ -61,6 +67,9 @@ def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -
     yield HttpFetch(egress)
     yield HttpPost(egress)
     yield HttpPut(egress)
+    yield ReadPage(egress)
+    if (engine := choose_engine(settings)) is not None:
+        yield WebSearch(engine)
     yield Remember(memory)
     yield Recall(memory)
     yield AskUser()
@@ -72,6 +81,16 @@ def _code_tools(settings: Settings, files: SessionFiles | None) -> Iterator[Tool
         if (missing := Bubblewrap.missing()) is not None:
             raise BadSettings(f"LONGHAUL_CPYTHON: {missing}")
         yield CPythonTool(Bubblewrap(), files)
+
+
+def _file_tools(files: Files) -> Iterator[Tool[Any]]:
+    """Those that work on the files of a session."""
+    yield ListFiles(files)
+    yield ReadFile(files)
+    yield WriteFile(files)
+    yield EditFile(files)
+    yield MoveFile(files)
+    yield DeleteFile(files)
 
 
 def _source_tools(settings: Settings, db: Pool, stack: AsyncExitStack) -> Iterator[Tool[Any]]:

@@ -1,0 +1,1 @@
+"""Web search: one port, and an adapter for each engine."""
