@@ -87,10 +87,10 @@ _URL_SAFE: Final = str.maketrans("+/", "-_")
 
 
 def _in_json(text: str) -> Iterator[str]:
-    yield json.dumps(text)[1:-1]
-    plain = json.dumps(text, ensure_ascii=False)[1:-1]
-    yield plain
-    yield plain.replace("/", "\\/")
+    for ensure_ascii in (True, False):
+        escaped = json.dumps(text, ensure_ascii=ensure_ascii)[1:-1]
+        yield escaped
+        yield escaped.replace("/", "\\/")
 
 
 def _begun(text: str, form: str) -> int | None:

@@ -101,7 +101,7 @@ def _heavy(value: object) -> bool:
     while below:
         for item in below[-1]:
             weight += len(item) if isinstance(item, str) else 4
-            if weight > _HEAVY:
+            if weight > _HEAVY or len(below) > _MAX_DEPTH:
                 return True
             if isinstance(item, Mapping):
                 below.append(chain.from_iterable(item.items()))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import pytest
@@ -16,6 +17,7 @@ from kernel.effects import EffectClass
 from orchestrator.tools.errors import ToolFailure, UnknownTool
 from orchestrator.tools.tool import Arguments, JSONValue, Tool, ToolContext
 from orchestrator.tools.toolbox import Toolbox, ToolOutcome
+from tests.orchestrator.defined import Pocket
 
 CONTEXT = ToolContext(
     org_id="org_1",
@@ -434,3 +436,71 @@ async def test_closing_goes_on_past_a_tool_that_fails_to_close() -> None:
     tools[1].name = "other"
     await Toolbox(tools).aclose()
     assert closed == ["weigh", "other"]
+
+
+async def test_a_tool_that_will_not_be_cancelled_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.tools.toolbox._LAST_WORDS_SECONDS", 0.02)
+    released, ended = asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+        ended.set()
+
+    tool = Scripted(lambda _: stubborn())
+    tool.timeout = 0.01
+    outcome = await call(tool)
+    assert outcome.status == "error"
+    assert "did not answer within 0.01 s" in outcome.result
+    released.set()
+    await ended.wait()
+
+
+# secrets
+
+
+def secretive(*values: str) -> ToolContext:
+    return replace(CONTEXT, vault=Pocket(**{f"secret{place}": value for place, value in enumerate(values)}))
+
+
+async def test_secrets_are_struck_out_of_results_and_failures() -> None:
+    for answer in (
+        failing(then={"told": ["it is hunter2!"]}),
+        failing(then="it is hunter2!"),
+        failing(ToolFailure("refused: hunter2")),
+    ):
+        outcome = await Toolbox([Scripted(answer)]).call(
+            "weigh", {"item": "x"}, secretive("hunter2"), allowed=["weigh"]
+        )
+        assert "hunter2" not in outcome.result
+        assert "[redacted]" in outcome.result
+
+
+async def test_secrets_are_struck_out_of_the_log_of_a_broken_tool(logs: list[structlog.typing.EventDict]) -> None:
+    tool = Scripted(failing(ValueError("bad header: hunter2")))
+    outcome = await Toolbox([tool]).call("weigh", {"item": "x"}, secretive("hunter2"), allowed=["weigh"])
+    assert outcome.status == "error"
+    [line] = logs
+    assert line["event"] == "tool_broke"
+    assert "bad header: [redacted]" in line["exception"]
+    assert "hunter2" not in str(line)
+
+
+async def test_a_call_is_not_made_while_the_secrets_can_not_be_read() -> None:
+    class Locked(Pocket):
+        async def ready(self) -> None:
+            raise ToolFailure("The secrets can't be read at the moment.", retryable=True, reached=False)
+
+    tool = Scripted(failing(), effect="once", retries=1)
+    outcome = await Toolbox([tool], sleep=_at_once).call(
+        "weigh", {"item": "x"}, replace(CONTEXT, vault=Locked()), allowed=["weigh"]
+    )
+    assert (outcome.status, tool.calls) == ("error", [])
+    assert "can't be read at the moment" in outcome.result
+
+
+async def _at_once(_: float) -> None:
+    return

@@ -1,0 +1,84 @@
+"""Striking secrets out of texts, whatever was done to them on the way."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from orchestrator.tools.redaction import STRUCK, Redaction
+
+SECRETS = ["sk-hunter2-4711", 'p&ss "w/rd" <é>', "with%percent+plus", "tab\there", " padded secret "]
+
+
+def around(secret: str) -> dict[str, str]:
+    return {
+        "plain": f"key: {secret}.",
+        "stripped": f"[{secret.strip()}]",
+        "json": json.dumps({"k": secret}),
+        "json within json": json.dumps({"text": json.dumps({"k": secret})}),
+        "json with escaped slashes": json.dumps({"k": secret}).replace("/", "\\/"),
+        "query": f"?k={quote_plus(secret)}&x=1",
+        "path": f"/{quote(secret, safe='')}/x",
+        "lower-case escapes": quote(secret, safe="").replace("%2F", "%2f"),
+        "html": f"<p>{html.escape(secret)}</p>",
+        "base64": base64.b64encode(secret.encode()).decode(),
+        "url-safe base64": base64.urlsafe_b64encode(secret.encode()).decode().rstrip("="),
+        "hex": secret.encode().hex(),
+        "HEX": secret.encode().hex().upper(),
+    }
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_secret_is_found_in_each_of_its_forms(secret: str) -> None:
+    redaction = Redaction([secret])
+    for form, text in around(secret).items():
+        struck = redaction.strike(text)
+        assert STRUCK in struck, form
+        assert secret.strip() not in struck, form
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("before", ["", "u", "us", "user:", "user1:"])
+def test_it_is_found_in_base64_of_something_longer(secret: str, before: str) -> None:
+    encoded = base64.b64encode(f"{before}{secret}@host".encode()).decode()
+    struck = Redaction([secret]).strike(f"Basic {encoded}")
+    assert STRUCK in struck
+    inner = struck.replace(STRUCK, "")
+    assert len(inner) < len(f"Basic {encoded}") - len(secret)
+
+
+def test_what_is_not_the_secret_stays() -> None:
+    text = "Nothing here to be struck: hunter, 4711, sk-hunter."
+    assert Redaction(["sk-hunter2-4711"]).strike(text) == text
+    assert Redaction([]).strike(text) == text
+
+
+def test_of_two_secrets_the_longer_goes_first() -> None:
+    assert Redaction(["abcdef", "abcdefghij"]).strike("abcdefghij abcdef") == f"{STRUCK} {STRUCK}"
+
+
+def test_a_short_secret_is_struck_as_it_is_only() -> None:
+    redaction = Redaction(["pin"])
+    assert redaction.strike("pin cGlu") == f"{STRUCK} cGlu"
+
+
+def test_the_lines_of_a_key_are_found_one_by_one() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\nAoIBAQC7VJTUt9Us8cKjMzEfYyjiWA\n-----END KEY-----\n"
+    struck = Redaction([key]).strike("it has the line AoIBAQC7VJTUt9Us8cKjMzEfYyjiWA in it")
+    assert struck == f"it has the line {STRUCK} in it"
+
+
+@pytest.mark.parametrize("left", [4, 7, 14])
+def test_the_beginning_of_a_secret_at_a_cut_end_is_struck(left: int) -> None:
+    redaction, text = Redaction(["sk-hunter2-4711"]), f"and so on {'sk-hunter2-4711'[:left]}"
+    assert redaction.strike(text, cut=True) == f"and so on {STRUCK}"
+    assert redaction.strike(text) == text
+
+
+def test_an_end_that_only_looks_like_a_beginning_stays() -> None:
+    text = "sk-hunter3 and sk-h sk-x"
+    assert Redaction(["sk-hunter2-4711"]).strike(text, cut=True) == text
