@@ -56,5 +56,5 @@ def _line(text: object, longest: int) -> str:
     text = _MARKS.sub("", text[: 20 * longest])
     with suppress(ValueError):  # a character number of more digits than Python converts
         text = html.unescape(text)
-    text = " ".join(_INVISIBLE.sub("", clean(text)).split())
+    text = " ".join(clean(_INVISIBLE.sub("", text)).split())
     return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"
