@@ -76,6 +76,7 @@ class AnswerSchema:
 
     def read(self, text: str) -> str | Misfit:
         """The JSON in the model's answer, which may stand in a code fence, or what is wrong with it."""
+        text = str(text)  # LangChain's messages give a subclass, which orjson does not read
         whole = _json(text)
         if isinstance(whole, str):
             fenced = _FENCE.findall(text)
