@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import uvloop
@@ -77,8 +77,7 @@ class _Pages(asyncio.Protocol):
     """One connection to the server of pages."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are so in behaviour only
 
     def data_received(self, data: bytes) -> None:
         asked = re.match(rb"GET /(\d+)/(\d+)", data)

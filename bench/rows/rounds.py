@@ -90,7 +90,7 @@ async def _run(subject: Subject, connection: Connection, rounds: int) -> tuple[s
     ]
     results = [event for event in events if event["type"] == "tool_result"]
     if len(results) != rounds or any(len(result["result"]) < _BYTES for result in results):
-        raise BenchFailed(f"a run made {len(results)} calls of {rounds}; its last event is {events[-1]}")
+        raise BenchFailed(f"a run made {len(results)} calls of {rounds}; the last came to {str(results[-1:])[:300]}")
     return events[-1]["run_id"], events
 
 
