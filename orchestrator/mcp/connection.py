@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
+from kernel.effects import EffectClass
 from orchestrator.mcp.listing import Listing
 from orchestrator.tools.errors import ToolFailure
 from orchestrator.tools.tool import JSONValue
@@ -97,7 +98,9 @@ class Connection:
             log.warning("mcp_list_is_old", server=self._name, org_id=self.org_id, reason=failure.message)
             return known
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], *, key: str, seconds: float) -> JSONValue:
+    async def call(
+        self, tool: str, arguments: Mapping[str, Any], *, effect: EffectClass, key: str, seconds: float
+    ) -> JSONValue:
         """Calls a tool, in a new session if the old one is over.
 
         Raises:
@@ -105,7 +108,7 @@ class Connection:
         """
         self.used = self._loop.time()
         session = await self._open()
-        return await session.call(tool, arguments, key=key, seconds=seconds)
+        return await session.call(tool, arguments, effect=effect, key=key, seconds=seconds)
 
     async def aclose(self) -> None:
         """Ends the session. The connection can't be used afterwards."""

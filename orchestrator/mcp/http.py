@@ -24,6 +24,7 @@ from orchestrator.egress import headers as header_rules
 from orchestrator.egress.addresses import literal
 from orchestrator.egress.gate import Gate
 from orchestrator.mcp.faults import Faults
+from orchestrator.mcp.listing import EFFECT, KEY
 from orchestrator.tools.errors import ToolFailure
 
 MAX_BYTES: Final = 8 * 1024 * 1024
@@ -120,24 +121,35 @@ class _GatedTransport(httpx2.AsyncBaseTransport):
         self._gate = gate
         self._faults = faults
         self._on_lost = on_lost
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=_CONNECTIONS,
-            max_keepalive_connections=4,
-            keepalive_expiry=30.0,
-            network_backend=_GatedBackend(gate, resolve),
-        )
+        backend = _GatedBackend(gate, resolve)
+
+        def pool(keep: int) -> httpcore2.AsyncConnectionPool:
+            return httpcore2.AsyncConnectionPool(
+                ssl_context=tls,
+                max_connections=_CONNECTIONS,
+                max_keepalive_connections=keep,
+                keepalive_expiry=30.0,
+                network_backend=backend,
+            )
+
+        # A server may close a connection that is kept just when it is used again, and nobody can tell then whether it
+        # has seen the request. One that must not be repeated gets a connection of its own.
+        self._kept, self._single = pool(4), pool(0)
         self._news_from = 0.0
 
     async def aclose(self) -> None:
-        await self._pool.aclose()
+        await self._kept.aclose()
+        await self._single.aclose()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        asked = _asked(request)
+        asked, pool = _asked(request), self._kept
         now = asyncio.get_running_loop().time()
         if asked is not None:
             seconds, cap = (None if asked["method"] == "subscriptions/listen" else _LONGEST_CALL), MAX_BYTES
-            self._pass_on_key(asked, request)
+            meta = _meta(asked)
+            if isinstance(key := meta.get(KEY), str):
+                request.headers["Idempotency-Key"] = key
+            pool = self._single if meta.get(EFFECT) == "once" else self._kept
         elif request.method == "GET":
             # The package opens it again whenever the server closes it, at once if the server likes.
             await asyncio.sleep(max(0.0, self._news_from - now))
@@ -148,7 +160,7 @@ class _GatedTransport(httpx2.AsyncBaseTransport):
         until = None if seconds is None else now + seconds
         try:
             async with asyncio.timeout_at(until):
-                response = await self._send(request)
+                response = await self._send(request, pool)
                 return await self._taken(request, response, asked, cap, until)
         except ToolFailure as failure:
             return self._failed(asked, failure)
@@ -163,9 +175,9 @@ class _GatedTransport(httpx2.AsyncBaseTransport):
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError):
             return self._failed(asked, ToolFailure(f"{self._server} broke off the connection.", retryable=True))
 
-    async def _send(self, request: httpx2.Request) -> httpcore2.Response:
+    async def _send(self, request: httpx2.Request, pool: httpcore2.AsyncConnectionPool) -> httpcore2.Response:
         self._gate.url(str(request.url))
-        return await self._pool.handle_async_request(
+        return await pool.handle_async_request(
             httpcore2.Request(
                 method=request.method,
                 url=httpcore2.URL(
@@ -246,12 +258,6 @@ class _GatedTransport(httpx2.AsyncBaseTransport):
         body = orjson.dumps({"jsonrpc": "2.0", "id": asked["id"], "error": error})
         return httpx2.Response(502, content=body, headers={"Content-Type": "application/json"})
 
-    @staticmethod
-    def _pass_on_key(asked: dict[str, Any], request: httpx2.Request) -> None:
-        meta = (asked.get("params") or {}).get("_meta") or {}
-        if isinstance(key := meta.get("idempotencyKey"), str):
-            request.headers["Idempotency-Key"] = key
-
 
 class _Body(httpx2.AsyncByteStream):
     """A response's body up to its cap and its end."""
@@ -300,6 +306,10 @@ def _asked(request: httpx2.Request) -> dict[str, Any] | None:
         return None
     message = orjson.loads(request.content)
     return message if isinstance(message, dict) and "id" in message and "method" in message else None
+
+
+def _meta(asked: dict[str, Any]) -> dict[str, Any]:
+    return (asked.get("params") or {}).get("_meta") or {}
 
 
 def _status(status: int) -> str:

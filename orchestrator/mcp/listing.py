@@ -1,13 +1,17 @@
-"""What a server offers, free of the mcp package's types."""
+"""What a server offers and what it is told about calls, free of the mcp package's types."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from kernel.effects import EffectClass
 from orchestrator.tools.tool import Tool
+
+EFFECT: Final = "longhaul/effect"
+KEY: Final = "longhaul/idempotencyKey"
+"""Fields of a call's `_meta`: its effect class, and what it can be known again by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from kernel.effects import EffectClass
 from orchestrator.egress import EgressRefused
 from orchestrator.mcp.content import result
 from orchestrator.mcp.faults import Faults
-from orchestrator.mcp.listing import ListedTool
+from orchestrator.mcp.listing import EFFECT, KEY, ListedTool
 from orchestrator.tools.errors import ToolFailure
 from orchestrator.tools.results import clean, clip
 from orchestrator.tools.tool import JSONValue
@@ -139,13 +139,15 @@ class Session:
         """
         return await self._made(self._list(), seconds, what="to list its tools")  # type: ignore[return-value]
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], *, key: str, seconds: float) -> JSONValue:
-        """Calls a tool. `key` travels along, for servers that know calls again by it.
+    async def call(
+        self, tool: str, arguments: Mapping[str, Any], *, effect: EffectClass, key: str, seconds: float
+    ) -> JSONValue:
+        """Calls a tool. `effect` and `key` travel along, for servers that know calls again by their key.
 
         Raises:
             ToolFailure: no result, or one that says that the tool failed.
         """
-        return await self._made(self._call(tool, dict(arguments), key), seconds, what="the call")
+        return await self._made(self._call(tool, dict(arguments), {EFFECT: effect, KEY: key}), seconds, what="the call")
 
     def end(self) -> None:
         """Closes the session soon, without waiting for it."""
@@ -187,7 +189,7 @@ class Session:
                     await self._stay(client)
                 finally:
                     await self._end_calls()
-            why = self._lost
+            why = None if self._told_to_end else self._lost
         except asyncio.CancelledError:
             if self._client is not None and not self._told_to_end:
                 why = "it was lost"  # a task group of the transport broke
@@ -326,13 +328,13 @@ class Session:
         if not self._calls:
             self._wake.set()
 
-    async def _call(self, tool: str, arguments: dict[str, Any], key: str) -> JSONValue:
+    async def _call(self, tool: str, arguments: dict[str, Any], meta: Any) -> JSONValue:
         listed_again = False
         state: str | None = None
         try:
             for attempt in range(_ROUNDS):
                 try:
-                    answer = await self._ask(tool, arguments, key, state)
+                    answer = await self._ask(tool, arguments, meta, state)
                 except MCPError as error:
                     if error.code != types.HEADER_MISMATCH or listed_again:
                         raise
@@ -357,10 +359,9 @@ class Session:
             ) from None
         raise ToolFailure(f"The MCP server {self._name!r} put the call off {_ROUNDS} times.")
 
-    async def _ask(self, tool: str, arguments: dict[str, Any], key: str, state: str | None) -> types.Result:
+    async def _ask(self, tool: str, arguments: dict[str, Any], meta: Any, state: str | None) -> types.Result:
         # Not `call_tool`: it would check results against the server's own schema, whose patterns may take for ever.
         assert self._client is not None
-        meta: Any = {"idempotencyKey": key}
         params = types.CallToolRequestParams(name=tool, arguments=arguments, request_state=state, _meta=meta)
         return await self._client.send_request(types.CallToolRequest(params=params), _ANSWERS)
 

@@ -33,8 +33,8 @@ log = structlog.get_logger(__name__)
 MAX_LINE: Final = 8 * 1024 * 1024
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
 _MAX_SKIPPED: Final = 256 * 1024 * 1024
-_LINES_LOGGED: Final = 200
-_LONGEST_LOGGED: Final = 500
+_LINES_LOGGED: Final = 100
+_LONGEST_LOGGED: Final = 300
 _STEPS: Final = ((None, 2.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))
 _ID: Final = re.compile(rb'"id"\s*:\s*(\d{1,15})\s*[,}]')
 
@@ -75,7 +75,7 @@ async def stdio_streams(
             yield from_server, to_server
     finally:
         try:
-            await _end(process)
+            await _end(process, _STEPS[-1:] if link.flooded else _STEPS)
         finally:
             _signal(process, signal.SIGKILL)
             for task in tasks:
@@ -90,6 +90,7 @@ class _Link:
         self._process = process
         self._faults = faults
         self._on_lost = on_lost
+        self.flooded = False
 
     async def read(self, to_session: anyio.abc.ObjectSendStream[SessionMessage | Exception]) -> None:
         """Hands on every message; at the end of stdout, or when the program floods it, the session is over."""
@@ -101,7 +102,7 @@ class _Link:
                 while True:
                     line, length = await _line(stdout)
                     if length > _MAX_SKIPPED:
-                        why = "its program writes without end"
+                        why, self.flooded = "its program writes without end", True
                         break
                     if not line:
                         break
@@ -109,6 +110,9 @@ class _Link:
                     if message is not None:
                         await to_session.send(SessionMessage(message))
         self._on_lost(why)
+        # What it still has to say is read and dropped: an end is only noticed once its pipes are empty.
+        while await stdout.read(1024 * 1024):
+            pass
 
     def _message(self, line: bytes, length: int) -> Any:
         if length <= MAX_LINE:
@@ -174,11 +178,11 @@ async def _line(stdout: asyncio.StreamReader) -> tuple[bytes, int]:
             return kept, length
 
 
-async def _end(process: Process) -> None:
+async def _end(process: Process, steps: Sequence[tuple[signal.Signals | None, float]]) -> None:
     """Closes the program's stdin, and if that does not end it, tells its process group, ever more firmly."""
     if process.stdin is not None:
         process.stdin.close()
-    for number, seconds in _STEPS:
+    for number, seconds in steps:
         if number is not None:
             _signal(process, number)
         try:

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from kernel.effects import EffectClass
 from kernel.json_schema import SchemaError
 from kernel.tool_definitions import McpServer
 from orchestrator.mcp.listing import ListedTool
@@ -22,7 +23,9 @@ _MOST: Final = 128
 class Calls(Protocol):
     """Where the tools of one server are called."""
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], *, key: str, seconds: float) -> JSONValue:
+    async def call(
+        self, tool: str, arguments: Mapping[str, Any], *, effect: EffectClass, key: str, seconds: float
+    ) -> JSONValue:
         """The result of a call.
 
         Raises:
@@ -57,7 +60,13 @@ class McpTool(SchemaTool):
         self._calls = calls
 
     async def run(self, arguments: Mapping[str, Any], context: ToolContext) -> JSONValue:
-        return await self._calls.call(self._listed.name, arguments, key=context.idempotency_key, seconds=self._seconds)
+        return await self._calls.call(
+            self._listed.name,
+            arguments,
+            effect=self.effect,
+            key=context.idempotency_key,
+            seconds=self._seconds,
+        )
 
 
 class Unavailable(Tool[Arguments]):
