@@ -24,12 +24,13 @@ from api.endpoint import Edge
 from api.events import Events
 from api.health import RELEASE, Health
 from api.metrics import Metrics, RequestMetrics
+from api.retries import Retries
 from api.router import build_router
 from api.runs import Runs
 from api.secrets import Secrets
 from api.sessions import Sessions
-from api.sources import Sources
 from api.skills import Skills
+from api.sources import Sources
 from api.stream_tokens import StreamTokens
 from kernel.bell import Bell
 from kernel.errors import LonghaulError
@@ -125,6 +126,7 @@ class App:
         tokens = StreamTokens.from_settings(settings)
         sealer = Sealer.from_settings(settings)
         endpoints = [
+            *Retries(publisher, bell).endpoints(),
             *Runs(db, hub, publisher, bell, sealer).endpoints(),
             *Sessions(db).endpoints(),
             *Events(db, hub, tokens).endpoints(),

@@ -37,6 +37,7 @@ class RunView(View):
     pause_requested_at: AwareDatetime | None = Field(description="set while the run is paused, or about to be")
     deadline_at: AwareDatetime | None = Field(description="when it expires, if it has not ended by then")
     priority: int = Field(description="within the org, higher ones start first")
+    retry_of: str | None = Field(description="the run that it goes on from")
 
 
 class FinishedRunView(RunView):
@@ -109,6 +110,7 @@ def show_run(run: Run) -> dict[str, Any]:
         "pause_requested_at": run.pause_requested_at,
         "deadline_at": run.deadline_at,
         "priority": run.priority,
+        "retry_of": run.retry_of,
     }
 
 

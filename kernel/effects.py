@@ -26,7 +26,8 @@ have this name."""
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One call's row. `starts` counts executions that this row adds to the ledger's count: 1 for a start, else 0."""
+    """One call's row. `starts` counts executions that this row adds to the ledger's count: 1 for a start, else 0.
+    `inherited` is one that was taken over from the run that this one goes on from."""
 
     step_id: str
     call_id: str
@@ -36,6 +37,7 @@ class Effect:
     effect: EffectClass
     status: EffectStatus
     starts: int = 0
+    inherited: bool = False
 
     @property
     def key(self) -> tuple[str, str]:

@@ -46,14 +46,32 @@ class StoredMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What model calls have used: how many they were, their tokens and what they cost."""
+
+    steps: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.steps + other.steps,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cost + other.cost,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedRun:
     """A run this worker owns under `epoch`, with what it needs to start.
 
     `history` holds the conversation before this turn, oldest first, as {"role", "content"}; `messages` those
     of this turn: the input and, where an earlier attempt died, what it had committed.
-    `input_tokens` and `output_tokens` are what earlier owners used, `effects` the ledger of their calls by
-    (step_id, call_id), `approvals` what they have asked for and what it came to, `announced` whether one of them said
-    `run_started`: known after `Leases.take_over`.
+    `spent` is what the model calls of earlier owners used, by the path of the agent, `worked_seconds` how long they
+    worked, `effects` the ledger of their calls by (step_id, call_id), `approvals` what they have asked for and what it
+    came to, `announced` whether one of them said `run_started`: known after `Leases.take_over`.
     `attempt` counts from 1; `deaths` are those of its owners in a row, without a finished step between;
     `convicted` says that there were three of them or more, and that no other run can have been the cause of the last;
     `left_by` says why the last owner is gone. `pickup_seconds` is the time from its creation to its first start,
@@ -84,13 +102,24 @@ class ClaimedRun:
     agent: dict[str, Any]
     history: list[dict[str, Any]]
     messages: list[StoredMessage]
-    input_tokens: int = 0
-    output_tokens: int = 0
+    spent: dict[str, Spent] = field(default_factory=dict)
+    worked_seconds: float = 0.0
     effects: dict[tuple[str, str], Effect] = field(default_factory=dict)
     approvals: dict[ApprovalKey, Decision] = field(default_factory=dict)
     announced: bool = False
     vtag: float = 0.0
     capped: bool = False
+
+    @property
+    def spent_in_all(self) -> Spent:
+        """What all agents of the run spent together."""
+        return sum(self.spent.values(), Spent())
+
+    @property
+    def retry(self) -> dict[str, Any] | None:
+        """Of a run that goes on from another (`of`): what is known of that; see `kernel.retries`."""
+        found: dict[str, Any] | None = self.request.get("retry")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +197,12 @@ class Leases:
         arguments = (run.id, run.org_id, run.session_id, run.turn, run.first_seq)
         row = await patiently(lambda: self._db.fetchrow(SQL.left_behind, *arguments))
         assert row is not None
-        input_tokens, output_tokens = orjson.loads(row["tokens"])
+        spent = {path: Spent(*figures) for path, figures in orjson.loads(row["spent"]).items()}
         caught_up = replace(
             run,
             messages=_messages(row["messages"]),
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
+            spent=spent,
+            worked_seconds=float(row["worked_seconds"]),
             effects={effect.key: effect for effect in _effects(row["effects"])},
             approvals={made.key: made for made in _decisions(row["approvals"])},
             announced=row["announced"],

@@ -13,19 +13,30 @@ SELECT coalesce((SELECT json_object_agg(begun.id, begun.path)
                          AND e.type IN ('message_chunk', 'message', 'message_discarded')
                        GROUP BY 1 HAVING bool_and(e.type = 'message_chunk') ORDER BY min(e.seq)) AS begun),
                 '{}') AS unfinished,
-       (SELECT json_build_array(coalesce(sum((u.data ->> 'input_tokens')::bigint), 0),
-                                coalesce(sum((u.data ->> 'output_tokens')::bigint), 0))
-        FROM events u
-        WHERE u.session_id = $3 AND u.seq >= $5 AND u.run_id = $1 AND u.type = 'usage') AS tokens,
+       coalesce((SELECT json_object_agg(of.path, of.spent)
+                 FROM (SELECT coalesce(u.data ->> 'path', '') AS path,
+                              json_build_array(count(*), sum((u.data ->> 'input_tokens')::bigint),
+                                               sum((u.data ->> 'output_tokens')::bigint),
+                                               sum((u.data ->> 'cost')::double precision)) AS spent
+                       FROM events u
+                       WHERE u.session_id = $3 AND u.seq >= $5 AND u.run_id = $1 AND u.type = 'usage'
+                       GROUP BY 1) AS of),
+                '{}') AS spent,
+       -- of work: what passed before an owner came, or somebody decided, was none
+       (SELECT coalesce(sum(extract(epoch FROM gap.at - gap.before))
+                            FILTER (WHERE gap.type NOT IN ('run_started', 'run_resumed', 'approval_resolved')), 0)
+        FROM (SELECT w.type, w.at, lag(w.at) OVER (ORDER BY w.seq) AS before FROM events w
+              WHERE w.session_id = $3 AND w.seq >= $5 AND w.run_id = $1) AS gap) AS worked_seconds,
        (SELECT json_agg(json_build_object('path', m.path, 'position', m.position, 'id', m.id, 'role', m.role,
                             'content', m.content, 'tool_calls', m.tool_calls, 'tool_call_id', m.tool_call_id)
                         ORDER BY m.path, m.position)
         FROM messages m WHERE m.org_id = $2 AND m.session_id = $3 AND m.turn = $4) AS messages,
        (SELECT json_agg(json_build_object('step_id', f.step_id, 'call_id', f.call_id, 'path', f.path,
-                            'position', f.position, 'tool', f.tool, 'effect', f.effect, 'status', f.status))
+                            'position', f.position, 'tool', f.tool, 'effect', f.effect, 'status', f.status,
+                            'inherited', f.inherited))
         FROM effects f WHERE f.org_id = $2 AND f.run_id = $1) AS effects,
        (SELECT json_agg(json_build_object('approval_id', a.id, 'step_id', a.step_id, 'call_id', a.call_id,
-                            'kind', a.kind, 'status', a.status, 'arguments', a.edited, 'answer', a.answer,
+                            'kind', a.kind, 'status', a.status, 'arguments', CASE a.kind WHEN 'limit' THEN coalesce(a.edited, a.arguments) ELSE a.edited END, 'answer', a.answer,
                             'error', a.error, 'comment', a.comment, 'by', a.decided_by, 'on_expiry', a.on_expiry))
         FROM approvals a WHERE a.org_id = $2 AND a.run_id = $1) AS approvals,
        EXISTS (SELECT 1 FROM events e

@@ -56,6 +56,8 @@ class NewStep:
 
 _CUT_SHORT: Final = "The run ended while this call was under way: nobody can tell whether it was done."
 
+_COST_DIGITS: Final = 9
+
 Rest: TypeAlias = Literal["paused", "approval"]
 """Why a run that has not ended is left without an owner."""
 
@@ -140,6 +142,7 @@ class RunLog:
         self._waits_for: dict[str, None] = {}
         self._input_tokens = 0
         self._output_tokens = 0
+        self._cost = 0.0
         self._waiters: list[asyncio.Future[None]] = []
 
     def say(self, type: EventType, fields: dict[str, Any], *, urgent: bool = True) -> None:
@@ -167,7 +170,12 @@ class RunLog:
         self._wake(self)
 
     def take_over(
-        self, unfinished: Mapping[str, str], input_tokens: int, output_tokens: int, effects: Iterable[Effect] = ()
+        self,
+        unfinished: Mapping[str, str],
+        input_tokens: int,
+        output_tokens: int,
+        effects: Iterable[Effect] = (),
+        cost: float = 0.0,
     ) -> None:
         """Goes on from what earlier owners left: discards messages they never completed (ids to paths), counts what
         they used, and knows of the calls that they began."""
@@ -176,11 +184,13 @@ class RunLog:
             self.discard(message_id)
         self._input_tokens += input_tokens
         self._output_tokens += output_tokens
+        self._cost += cost
         self._calls.update((effect.key, effect) for effect in effects if not effect.finished)
 
     def usage(self) -> dict[str, Any]:
-        """What the run's `usage` events said so far, added up. Prices are not known here, so the cost is 0."""
-        return {"input_tokens": self._input_tokens, "output_tokens": self._output_tokens, "cost": 0.0}
+        """What the run's `usage` events said so far, added up."""
+        cost = round(self._cost, _COST_DIGITS)
+        return {"input_tokens": self._input_tokens, "output_tokens": self._output_tokens, "cost": cost}
 
     def discard(self, message_id: str) -> None:
         """Tells followers to drop the chunks of a message that will never be complete."""
@@ -226,10 +236,6 @@ class RunLog:
     def wait_for(self, approval_id: str) -> None:
         """Notes that the run goes on waiting for what an earlier owner asked for."""
         self._waits_for[approval_id] = None
-
-    def heard(self, approval_id: str) -> None:
-        """Notes that the run knows how this approval was resolved, and waits for it no more."""
-        self._waits_for.pop(approval_id, None)
 
     # What a step concludes is parked until the graph hands over what this very step has written: then all of it
     # commits together. A step that is cut short leaves none of it behind, and is done again. ACT and DELEGATE may
@@ -361,6 +367,7 @@ class RunLog:
         elif type == "usage":
             self._input_tokens += fields["input_tokens"]
             self._output_tokens += fields["output_tokens"]
+            self._cost += fields["cost"]
 
     def _path_of(self, thread_id: str) -> str:
         return thread_id[len(self.owner.run_id) + 1 :]

@@ -87,6 +87,7 @@ class Run:
     pause_requested_at: datetime | None
     deadline_at: datetime | None
     priority: int
+    retry_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,14 @@ SELECT * FROM taken;
 
 -- name: get
 SELECT id, org_id, session_id, turn, agent_id, agent_version, workflow, status, attempt, user_id, metadata,
-       finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at, pause_requested_at, deadline_at, priority
+       finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at, pause_requested_at, deadline_at, priority,
+       retry_of
 FROM runs WHERE org_id = $1 AND id = $2;
 
 -- name: list
 SELECT id, org_id, session_id, turn, agent_id, agent_version, workflow, status, attempt, user_id, metadata,
-       finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at, pause_requested_at, deadline_at, priority
+       finish_reason, usage, error, first_seq, created_at, started_at, finished_at, cancel_requested_at, pause_requested_at, deadline_at, priority,
+       retry_of
 FROM runs
 WHERE org_id = $1
   AND ($2::text IS NULL OR id < $2)

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kernel.errors import BadSettings
 from kernel.mcp_servers import McpServerSettings, ServerName
+from kernel.prices import Prices
 from kernel.sealing import parse_keys
 
 _LONGEST_KEPT: Final = 100 * 366 * 86_400.0
@@ -42,6 +43,10 @@ class Settings(BaseSettings):
     model_connect_timeout: float = Field(5.0, gt=0, le=60)
     model_idle_timeout: float = Field(60.0, gt=0, le=3600, description="longest silence within an answer")
     model_retries: int = Field(2, ge=0, le=10, description="further tries before the first token")
+
+    prices: str = Field(
+        "", max_length=65_536, description="of models, per million tokens: JSON, or the path of a JSON or TOML file"
+    )
 
     # embeddings: the offline lexical embedder unless an endpoint is named
     embedding_base_url: str | None = None
@@ -179,6 +184,12 @@ class Settings(BaseSettings):
         if not key.isascii() or not key.isprintable():
             raise ValueError("holds characters that no key has")
         return SecretStr(key)
+
+    @field_validator("prices")
+    @classmethod
+    def _price_table(cls, value: str) -> str:
+        Prices.read(value)
+        return value
 
     @field_validator("secret_key")
     @classmethod

@@ -12,6 +12,7 @@ from langchain_core.messages import AnyMessage
 from kernel.agent_config import MemoryConfig, ModelChoice, SubAgent
 from kernel.approval_policy import ApprovalPolicy
 from kernel.leases import ClaimedRun
+from kernel.prices import Prices
 from kernel.runlog import NewStep, RunLog
 from memory.port import Memory
 from memory.records import Scope
@@ -50,6 +51,7 @@ class RunContext:
     path: str
     depth: int
     max_depth: int
+    max_parallel_agents: int
     brake: Brake
     approvals: Approvals
     budget: Budget
@@ -58,7 +60,8 @@ class RunContext:
     models: Models
     memory: Memory
     vault: Vault
-    run_child: Callable[[RunContext, Call, SubAgent], Awaitable[tuple[Literal["ok", "error"], str]]]
+    prices: Prices
+    run_child: Callable[[RunContext, Call, SubAgent, int], Awaitable[tuple[Literal["ok", "error"], str]]]
     layers: Layers | None = None  # none where no middleware is configured
 
     def step_id(self, state: GraphState, name: str) -> str:

@@ -17,27 +17,33 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import TypeAdapter
 
-from kernel.agent_config import AgentConfig, MemoryConfig, SubAgent, SubAgentConfig
-from kernel.errors import LeaseLost, LonghaulError, StoreUnavailable
+from kernel.agent_config import AgentConfig, MemoryConfig, ModelChoice, SubAgent, SubAgentConfig
+from kernel.agents import get_agent, get_version
+from kernel.errors import LeaseLost, LonghaulError, NotFound, StoreUnavailable
 from kernel.events import RunStatus
-from kernel.leases import ClaimedRun
+from kernel.leases import ClaimedRun, Spent
 from kernel.postgres import UNAVAILABLE, Pool
+from kernel.prices import Prices
+from kernel.retries import history
 from kernel.runlog import End, RunLog
 from kernel.tool_definitions import ToolEntries
 from memory.port import Memory
 from orchestrator.approvals import Approvals
 from orchestrator.brake import Brake, Braked, Waits
-from orchestrator.budget import Budget
+from orchestrator.budget import HIGHEST, Budget, WorkClock
 from orchestrator.checkpoints import PostgresCheckpoints
 from orchestrator.context import Actor, RunContext
+from orchestrator.degradation import failure_operations, known
 from orchestrator.graph import Graph
 from orchestrator.kit import Kit, KitScope, Outfitter
+from orchestrator.limits import NoPrice, take_decisions
 from orchestrator.middleware.calls import RunCall, RunOutcome
 from orchestrator.middleware.chain import Chain
 from orchestrator.middleware.layers import Layers
 from orchestrator.middleware.run_layers import AFTERWARDS, conclude, outcome_of, run_call, with_input
 from orchestrator.models.choice import merged
 from orchestrator.models.factory import Models
+from orchestrator.retracing import retraced
 from orchestrator.skills.skill import UnknownSkill
 from orchestrator.state import Call, GraphState, first_state
 from orchestrator.tools.errors import BadKit, UnknownTool
@@ -59,6 +65,7 @@ class Engine:
         outfitter: Outfitter,
         memory: Memory,
         vault_of: Callable[[ClaimedRun], Vault] = lambda _: NoSecrets(),
+        prices: Prices | None = None,
         chain: Chain | None = None,
         workflows: Mapping[str, Graph] | None = None,
     ) -> None:
@@ -67,6 +74,7 @@ class Engine:
         self._outfitter = outfitter
         self._memory = memory
         self._vault_of = vault_of
+        self._prices = prices or Prices.none()
         self._chain = chain or Chain()
         self._workflows = build_workflows(workflows)
 
@@ -82,9 +90,10 @@ class Engine:
         """
         try:
             agent = AgentConfig.model_validate(run.agent)
-            budget = Budget.of(agent.limits, run.request.get("budget"))
-            budget.spend_tokens(run.input_tokens, run.output_tokens)
-            budget.tool_calls = len(run.effects)
+            budget = Budget.of(agent.limits, run.request.get("budget"), WorkClock(run.worked_seconds))
+            budget.spend(run.spent_in_all)
+            budget.count_calls(_calls_made(run, ""))
+            take_decisions(budget, run.approvals.values())
         except ValueError as error:
             log.error("agent_not_valid", run_id=run.id, error=str(error))
             message = f"Version {run.agent_version} of the agent is not valid in this release."
@@ -157,12 +166,15 @@ class Engine:
         brake: Brake,
         layers: Layers | None = None,
     ) -> GraphState:
-        request = run.request
+        request, retry = run.request, run.retry
+        model = merged(agent.model, request.get("model"))
+        if (unpriced := self._unpriced(budget, model)) is not None:
+            raise NoPrice(f"The run has a limit on cost, and {unpriced}.", suggestions=_NO_PRICE)
         vault = self._vault_of(run)
         actor = Actor(
             name=agent.name,
             instructions=agent.instructions,
-            model=merged(agent.model, request.get("model")),
+            model=model,
             kit=await self._kit(run, agent, vault, request.get("tools")),
             sub_agents=agent.sub_agents,
             memory=agent.memory,
@@ -175,19 +187,22 @@ class Engine:
             actor=actor,
             path="",
             depth=0,
-            max_depth=agent.limits.max_depth,
+            max_depth=_lower(agent.limits.max_depth, request.get("budget")),
+            max_parallel_agents=agent.limits.max_parallel_agents,
             brake=brake,
             approvals=Approvals(pen, run.approvals),
             budget=budget,
             transcript=_transcript(run, pen, ""),
-            history=conversation(run.history),
+            history=conversation(run.history if retry is None else await history(self._db, run)),
             models=self._models,
             memory=self._memory,
             vault=vault,
+            prices=self._prices,
             run_child=self._run_child,
             layers=layers,
         )
-        state = await self._invoke(context, run.workflow, thread_id=run.id, position=len(run.messages))
+        given = len(run.messages) if retry is None else retry["input"]
+        state = await self._invoke(context, run.workflow, thread_id=run.id, position=given)
         if not pen.ended:
             raise RuntimeError(f"the graph of run {run.id} stopped without an end")
         return state
@@ -204,28 +219,43 @@ class Engine:
         scope = KitScope(run.org_id, run.session_id, run.id, vault)
         return await self._outfitter.kit(entries, actor.skills, scope)
 
-    async def _run_child(self, parent: RunContext, call: Call, config: SubAgent) -> tuple[Literal["ok", "error"], str]:
-        """Runs a sub-agent to its answer, which is text for the model, also when it failed."""
-        assert isinstance(config, SubAgentConfig)
+    async def _run_child(
+        self, parent: RunContext, call: Call, sub_agent: SubAgent, sharing: int
+    ) -> tuple[Literal["ok", "error"], str]:
+        """Runs a sub-agent to its answer, which is text for the model, also when it failed. `sharing` is how many are
+        asked at the same time, itself included."""
+        run, name = parent.run, sub_agent.name
+        share = parent.budget.share(sharing, sub_agent.limits)
         try:
-            kit = await self._kit(parent.run, config, parent.vault)
-        except (UnknownTool, UnknownSkill, BadKit) as error:
-            return "error", f"Error: agent {config.name} can't work: {error.message}"
-        path = parent.child_path(config.name, call)
+            config = await self._config_of(run, sub_agent)
+            kit = await self._kit(run, config, parent.vault)
+        except (NotFound, UnknownTool, UnknownSkill, BadKit) as error:
+            return "error", f"Error: agent {name} can't work: {error.message}"
+        if isinstance(config, AgentConfig):
+            share = share.lowered(config.limits.model_dump())
+        model = config.model or parent.actor.model
+        budget = parent.budget.child(share)
+        if (unpriced := self._unpriced(budget, model)) is not None:
+            return "error", f"Error: agent {name} can't work: there is a limit on cost, and {unpriced}."
+        path = parent.child_path(name, call)
+        budget.spent = sum((spent for at, spent in run.spent.items() if _within(at, path)), Spent())
+        budget.tool_calls = _calls_made(run, path)
         context = replace(
             parent,
             actor=Actor(
-                name=config.name,
+                name=name,
                 instructions=config.instructions,
-                model=config.model or parent.actor.model,
+                model=model,
                 kit=kit,
                 sub_agents=config.sub_agents,
                 memory=MemoryConfig(recall=False),
                 approvals=config.approvals,
+                response_schema=config.response_schema if isinstance(config, AgentConfig) else None,
             ),
             path=path,
             depth=parent.depth + 1,
-            transcript=_transcript(parent.run, parent.log, path),
+            budget=budget,
+            transcript=_transcript(run, parent.log, path),
             history=(),
         )
         assert isinstance(call["arguments"], dict)
@@ -237,8 +267,25 @@ class Engine:
         invocation = self._invoke(context, "agent_chat", thread_id=f"{parent.run.id}/{context.path}", position=1)
         state = await asyncio.create_task(invocation, context=isolated)
         if (failure := state["failure"]) is not None:
-            return "error", f"Error: agent {config.name} failed: {failure['message']}"
+            found = "".join(f"\n- {result}" for result in known(context, state)) or " nothing."
+            return "error", f"Error: agent {name} failed: {failure['message']}\nWhat it had found:{found}"
         return "ok", state["answer"]["text"] if state["answer"] else ""
+
+    async def _config_of(self, run: ClaimedRun, sub_agent: SubAgent) -> SubAgentConfig | AgentConfig:
+        """Raises NotFound where the agent that is referred to is gone."""
+        if isinstance(sub_agent, SubAgentConfig):
+            return sub_agent
+        if sub_agent.version is None:
+            return (await get_agent(self._db, run.org_id, sub_agent.agent_id)).parsed()
+        return (await get_version(self._db, run.org_id, sub_agent.agent_id, sub_agent.version)).parsed()
+
+    def _unpriced(self, budget: Budget, choice: ModelChoice) -> str | None:
+        """What keeps a limit on cost from being held, None if it can be or there is none."""
+        if budget.left("max_cost") is None:
+            return None
+        names = [choice.name or self._models.default, *(choice.fallbacks or ())]
+        missing = [name for name in names if self._prices.of(name) is None]
+        return f"there is no price for {', '.join(missing)}" if missing else None
 
     async def _invoke(self, context: RunContext, workflow: str, *, thread_id: str, position: int) -> GraphState:
         run = context.run
@@ -246,12 +293,18 @@ class Engine:
         checkpoints = PostgresCheckpoints(self._db, run.org_id, context.log, fresh=fresh)
         config: RunnableConfig = {
             "configurable": {"thread_id": thread_id},
-            "recursion_limit": 2 * context.budget.max_steps + 8,
+            "recursion_limit": _MOST_SUPERSTEPS,
         }
-        start: GraphState | None = first_state(position)
-        if not fresh and await checkpoints.aget_tuple(config) is not None:
-            start = None
         graph = self._workflows[run.graph_version][workflow].copy({"checkpointer": checkpoints})
+        share = None if context.budget.parent is None else context.budget.kept()
+        start: GraphState | None = first_state(position, share)
+        if not fresh and (saved := await checkpoints.aget_tuple(config)) is not None:
+            start = None
+            if context.path and (kept := saved.checkpoint["channel_values"].get("share")) is not None:
+                context.budget.keep(kept)
+        elif run.retry is not None and (found := retraced(run, context.path, position, share)) is not None:
+            await graph.aupdate_state(config, dict(found), as_node="THINK")
+            start = None
         state: Any = await graph.ainvoke(start, config, context=context, durability="sync")
         return state  # type: ignore[no-any-return]
 
@@ -262,6 +315,25 @@ def _transcript(run: ClaimedRun, pen: RunLog, path: str) -> Transcript:
     return transcript
 
 
+def _within(path: str, above: str) -> bool:
+    """Whether `path` is that of the agent at `above`, or of one that it has asked."""
+    return path == above or not above or path.startswith(f"{above}/")
+
+
+def _calls_made(run: ClaimedRun, path: str) -> int:
+    """Calls of the agent at `path` and of those it has asked that this run's earlier owners let loose."""
+    return sum(
+        effect.status != "denied" and not effect.inherited and _within(effect.path, path)
+        for effect in run.effects.values()
+    )
+
+
+def _lower(depth: int, asked: dict[str, Any] | None) -> int:
+    wanted = (asked or {}).get("max_depth")
+    return depth if wanted is None else min(depth, wanted)
+
+
+_MOST_SUPERSTEPS: Final = 2 * int(HIGHEST["max_steps"]) + 8
 _ENTRIES: Final = TypeAdapter(ToolEntries)
 
 
@@ -269,13 +341,27 @@ _TOO_LONG = (
     "raise limits.timeout_seconds of the agent, or budget.timeout_seconds or deadline_seconds of the run",
     "ask for less in one run: what was said so far is in the session",
 )
+_NO_PRICE = (
+    "add the model to the price table of the deployment, LONGHAUL_PRICES",
+    "or take max_cost out of the agent's limits and the run's budget",
+)
 _BROKEN = (
     "send the request again",
     "if it fails again, give the operator this run's id: the workers' log has the cause",
 )
 
+_HOPELESS: Final = frozenset({"bad_agent", "no_workflow"})
+"""What a retry, which keeps the agent's version and the workflow, comes to again."""
+
 
 def _fail(pen: RunLog, status: RunStatus, code: str, message: str, *suggestions: str) -> None:
-    error = {"code": code, "message": message, "retryable": False, "suggestions": list(suggestions)}
+    error: dict[str, Any] = {
+        "code": code,
+        "message": message,
+        "retryable": False,
+        "suggestions": list(suggestions),
+    }
+    if code not in _HOPELESS:
+        error["operations"] = failure_operations(pen.owner.run_id)
     pen.say("error", error, urgent=False)
     pen.end(End(status, code, pen.usage(), error))

@@ -64,11 +64,17 @@ def unfinished(context: RunContext, step_id: str, calls: Sequence[Call]) -> list
         if entry.earlier is not None and entry.earlier.finished:
             continue
         if entry.earlier is None and not context.budget.take_call():
-            limit = context.budget.max_tool_calls
-            entry.report("denied", f"The run's limit of {limit} tool calls is reached: answer with what you know.")
+            limit = context.budget.limit("max_tool_calls") or 0
+            entry.report("denied", _DENIED.format(limit=limit))
             continue
         entries.append(entry)
     return entries
+
+
+_DENIED = (
+    "The run's limit of {limit:.0f} tool calls is reached: answer with what you know. If you are asked to go on, the "
+    "limit has been raised, and you may make this call again."
+)
 
 
 async def side_by_side(calls: Iterable[Coroutine[None, None, None]]) -> None:

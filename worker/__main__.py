@@ -24,6 +24,7 @@ from kernel.journal import Journal
 from kernel.leases import Leases
 from kernel.log import configure_logs
 from kernel.postgres import STORE_ERRORS, close_pool, open_pool
+from kernel.prices import Prices
 from kernel.sealing import Sealer
 from kernel.settings import Settings, load_settings
 from memory.embedders import choose_embedder
@@ -89,6 +90,7 @@ async def work(settings: Settings) -> None:
             outfitter=outfitter,
             memory=memory,
             vault_of=lambda run: RunVault(db, sealer, run.org_id, run.id),
+            prices=Prices.read(settings.prices),
         )
         charges = Charges(db)
         vigil = Vigil()

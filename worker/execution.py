@@ -164,10 +164,12 @@ class Execution:
 
     async def _live(self) -> None:
         run = self.run
-        if run.epoch > 1:
+        if run.epoch > 1 or run.retry is not None:
             run, unfinished = await self._leases.take_over(run)
-            self._pen.take_over(unfinished, run.input_tokens, run.output_tokens, run.effects.values())
-            self._used_before = Used(0.0, run.input_tokens, run.output_tokens)
+            spent = run.spent_in_all
+            effects = run.effects.values()
+            self._pen.take_over(unfinished, spent.input_tokens, spent.output_tokens, effects, spent.cost)
+            self._used_before = Used(0.0, spent.input_tokens, spent.output_tokens)
         self._announce(run)
         if run.convicted:
             _park(self._pen, run.deaths)

@@ -10,11 +10,12 @@ something is still open, the state stops, to be entered again when it is decided
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from langgraph.runtime import Runtime
@@ -45,6 +46,7 @@ async def _call(context: RunContext, entry: LedgerEntry) -> None:
     call, kit = entry.call, context.actor.kit
     arguments = call["arguments"]
     checked = kit.toolbox.check(call["name"], arguments, allowed=kit.names)
+    context.budget.called(wrongly=isinstance(checked, ToolOutcome))
     effect = "read" if isinstance(checked, ToolOutcome) else checked.effect
     if entry.earlier is not None and "once" in (entry.earlier.effect, effect):
         entry.report("unknown", _LOST)
@@ -71,12 +73,27 @@ async def _call(context: RunContext, entry: LedgerEntry) -> None:
         entry.begin(effect)
         if effect != "read":
             await context.log.committed()
-        about = context.tool_context(entry.step_id, call["id"])
-        if (layers := context.layers) is None:
-            outcome = await kit.toolbox.make(checked, about)
-        else:
-            outcome = await layers.call_tool(kit, checked, arguments, about, path=context.path)
+        outcome = await _made(context, entry, checked, arguments)
         entry.report(outcome.status, preface + outcome.result, duration_ms=outcome.duration_ms)
+
+
+async def _made(context: RunContext, entry: LedgerEntry, checked: CheckedCall, arguments: Any) -> ToolOutcome:
+    """The call, cut short where the run's time for work is over."""
+    kit, about = context.actor.kit, context.tool_context(entry.step_id, entry.call["id"])
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(context.budget.left("max_seconds")) as clock:
+            if (layers := context.layers) is None:
+                return await kit.toolbox.make(checked, about)
+            return await layers.call_tool(kit, checked, arguments, about, path=context.path)
+    except TimeoutError:
+        if not clock.expired():
+            raise
+    status: Literal["error", "unknown"] = "unknown" if checked.effect == "once" else "error"
+    return ToolOutcome(status, _OUT_OF_TIME, round((time.perf_counter() - started) * 1000))
+
+
+_OUT_OF_TIME = "The run's time for work was over, so this call was cut short."
 
 
 def _say_start(context: RunContext, entry: LedgerEntry, arguments: Any) -> None:

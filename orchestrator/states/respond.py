@@ -1,12 +1,13 @@
 """RESPOND: the last word of an agent.
 
 For the run's own agent it ends the run: final message, usage, status and `done` in one transaction. A sub-agent's
-answer goes back to whoever asked.
+answer goes back to whoever asked. An agent whose model is lost says what it knows before it says what failed.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,7 +17,8 @@ from langgraph.runtime import Runtime
 from kernel.ids import new_id
 from kernel.runlog import End
 from orchestrator.context import RunContext
-from orchestrator.state import GraphState
+from orchestrator.degradation import failure_answer
+from orchestrator.state import GraphState, Operation
 
 
 async def respond(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]:
@@ -26,15 +28,13 @@ async def respond(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, 
     step_id = context.enter(state, "RESPOND")
     failure, answer = state["failure"], state["answer"]
     if failure is not None:
+        _say(context, state, failure_answer(context, state, failure), new_id("msg"), failure.get("operations"))
         context.log.conclude(context.path, "error", context.named(dict(failure)))
     elif answer is not None:
         # What an earlier owner of the run streamed of it has been discarded: then it comes as another message.
         message_id = answer["message_id"] if context.log.streams(answer["message_id"]) else new_id("msg")
-        context.transcript.add_assistant(state["position"], AIMessage(answer["text"]), message_id)
-        message: dict[str, Any] = {"message_id": message_id, "role": "assistant", "content": answer["text"]}
-        if answer.get("structured"):
-            message["parsed"] = orjson.loads(answer["text"])
-        context.log.conclude(context.path, "message", context.named(message))
+        parsed = {"parsed": orjson.loads(answer["text"])} if answer.get("structured") else {}
+        _say(context, state, answer["text"], message_id, answer.get("operations"), parsed)
     context.leave(step_id, "RESPOND", time.perf_counter() - started)
     if not context.path:
         usage = context.log.usage()
@@ -43,3 +43,18 @@ async def respond(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, 
         else:
             context.log.end(End("succeeded", answer["finish_reason"] if answer else "stop", usage, None))
     return {}
+
+
+def _say(
+    context: RunContext,
+    state: GraphState,
+    text: str,
+    message_id: str,
+    operations: Sequence[Operation] | None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    context.transcript.add_assistant(state["position"], AIMessage(text), message_id)
+    message: dict[str, Any] = {"message_id": message_id, "role": "assistant", "content": text, **(more or {})}
+    if operations:
+        message["operations"] = operations
+    context.log.conclude(context.path, "message", context.named(message))

@@ -10,6 +10,7 @@ correct it. Each correction is a model call like any other: it spends from the b
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -19,11 +20,15 @@ import structlog
 from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.runtime import Runtime
 
+from kernel.agent_config import ModelChoice
 from kernel.effects import DELEGATE
 from kernel.ids import new_id
+from kernel.leases import Spent
 from memory.errors import MemoryUnavailable
 from orchestrator.context import RunContext
+from orchestrator.degradation import failure, limited
 from orchestrator.errors import BadResponseSchema, InvalidAnswer, ModelError, PromptTooLong
+from orchestrator.limits import reached
 from orchestrator.middleware.calls import Emitted, ModelCall
 from orchestrator.middleware.errors import Stopped
 from orchestrator.models.provider import ChatProvider, ResponseFormat
@@ -43,11 +48,18 @@ async def think(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, An
     recalled = state["recalled"]
     if recalled is None:
         recalled = await _recall(context, state)
-    reached = context.budget.exhausted(state["round"])
-    if reached is not None:
-        changed = _limited(context, state, reached)
-    else:
-        changed = await _ask(context, state, recalled)
+    limit = reached(context, step_id)
+    if limit is None:
+        try:
+            async with asyncio.timeout(context.budget.left("max_seconds")) as clock:
+                changed = await _ask(context, state, recalled)
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            context.log.discard_open(context.path)
+            limit = reached(context, step_id) or "time_limit"
+    if limit is not None:
+        changed = limited(context, state, limit)
     context.leave(step_id, "THINK", time.perf_counter() - started)
     return {"recalled": recalled, "round": state["round"] + 1, **changed}
 
@@ -88,9 +100,9 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
                 answer = Answer(message_id=message_id, text=read, finish_reason=reason, structured=True)
                 return {"round": state["round"] + asked, "calls": [], "delegations": [], "answer": answer}
             context.log.discard_open(context.path)
-            reached = context.budget.exhausted(state["round"] + asked)
-            if reached is not None or asked > MOST_REPAIRS:
-                raise read.error(asked, turn.finish_reason, reached)
+            limit = context.budget.exhausted()
+            if limit is not None or asked > MOST_REPAIRS:
+                raise read.error(asked, turn.finish_reason, limit)
             corrections += read.correction()
     except (ModelError, PromptTooLong, InvalidAnswer, BadResponseSchema, Stopped) as error:
         context.log.discard_open(context.path)
@@ -98,19 +110,15 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
             "round": state["round"] + max(asked, 1),
             "calls": [],
             "delegations": [],
-            "failure": {
-                "code": error.code,
-                "message": error.message,
-                "retryable": isinstance(error, ModelError) and error.retryable,
-                "suggestions": list(error.suggestions),
-            },
+            "failure": failure(context, error, retryable=isinstance(error, ModelError) and error.retryable),
         }
 
 
 def _spend(context: RunContext, turn: Turn) -> None:
     usage = turn.usage
-    context.budget.spend_tokens(usage.input_tokens, usage.output_tokens)
-    spent = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost": 0.0}
+    cost = context.prices.cost(turn.model, usage.input_tokens, usage.output_tokens)
+    context.budget.spend(Spent(1, usage.input_tokens, usage.output_tokens, cost))
+    spent = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost": cost}
     context.log.conclude(context.path, "usage", context.named(spent | {"model": turn.model}))
 
 
@@ -119,7 +127,10 @@ def _taken(context: RunContext, state: GraphState, turn: Turn, message_id: str) 
     position = state["position"]
     calls = _calls(turn.message, position + 1)
     if not calls:
-        answer = Answer(message_id=message_id, text=turn.message.text, finish_reason=turn.finish_reason or "stop")
+        reason = turn.finish_reason or "stop"
+        if reason == "length" and context.budget.left("max_tokens") == 0:
+            reason = "token_limit"
+        answer = Answer(message_id=message_id, text=turn.message.text, finish_reason=reason)
         return {"calls": [], "delegations": [], "answer": answer}
     if turn.message.text:
         context.log.discard_open(context.path)
@@ -146,7 +157,8 @@ async def _stream(
     tools = actor.kit.schemas
     if actor.sub_agents and context.depth < context.max_depth:
         tools = [*tools, delegate_schema(actor.sub_agents)]
-    chat = await context.models.choose(actor.model, context.vault)
+    choice = _within_budget(context, actor.model)
+    chat = await context.models.choose(choice, context.vault)
     messages = [*model_input(system, context.history, context.transcript.upto(state["position"])), *corrections]
     message_id = new_id("msg")
     response_format = None if schema is None else schema.format
@@ -166,13 +178,21 @@ async def _stream(
         return await _read(chat, messages, tools, response_format, emit), message_id
 
     async def ask(call: ModelCall) -> Turn:
-        model = actor.model.model_copy(update={"name": call.model}) if call.model != named else actor.model
-        chosen = chat if model is actor.model else await context.models.choose(model, context.vault)
+        model = choice.model_copy(update={"name": call.model}) if call.model != named else choice
+        chosen = chat if model is choice else await context.models.choose(model, context.vault)
         return await _read(chosen, call.messages, call.tools, response_format, call.emit)
 
     named = actor.model.name or context.models.default
     turn = await layers.ask_model(ask, path=context.path, model=named, messages=messages, tools=tools, emit=emit)
     return turn, message_id
+
+
+def _within_budget(context: RunContext, choice: ModelChoice) -> ModelChoice:
+    """The model, with no longer answer than there are tokens left."""
+    left = context.budget.left("max_tokens")
+    if left is None:
+        return choice
+    return choice.model_copy(update={"max_tokens": min(choice.max_tokens or int(left), max(int(left), 1))})
 
 
 async def _read(
@@ -211,22 +231,3 @@ def _calls(message: AIMessage, position: int) -> list[Call]:
         Call(id=id or "", name=name, arguments=arguments, position=position + place)
         for place, (id, name, arguments) in enumerate(asked)
     ]
-
-
-_LIMITS = {
-    "step_limit": ("the limit of {steps} steps", "raise limits.max_steps of the agent or budget.max_steps of the run"),
-    "token_limit": ("the token budget", "raise limits.max_tokens of the agent or budget.max_tokens of the run"),
-}
-
-
-def _limited(context: RunContext, state: GraphState, reached: str) -> dict[str, Any]:
-    """Answers with what is known when a limit is reached, rather than with nothing."""
-    what, remedy = _LIMITS[reached]
-    results = [m.text for m in context.transcript.upto(state["position"]) if m.type == "tool"]
-    known = "\n".join(f"- {text[:500]}" for text in results[-5:]) or "- nothing yet"
-    text = (
-        f"I stopped because I reached {what.format(steps=context.budget.max_steps)} before I was done. "
-        f"What I found so far:\n{known}\nTo go on: {remedy}, then send the request again."
-    )
-    answer = Answer(message_id=new_id("msg"), text=text, finish_reason=reached)
-    return {"calls": [], "delegations": [], "answer": answer}

@@ -103,11 +103,12 @@ async def test_a_failure_after_tool_calls_keeps_what_was_done(
     [run] = (await caller.get(f"/v1/runs?session_id={session}"))["data"]
     assert run["usage"] == {"input_tokens": 5, "output_tokens": 7, "cost": 0.0}
     shown = (await caller.get(f"/v1/sessions/{session}/messages"))["data"]
-    assert [message["role"] for message in shown] == ["user", "assistant", "tool"]
+    assert [message["role"] for message in shown] == ["user", "assistant", "tool", "assistant"]
+    assert "could not finish" in shown[-1]["content"]
     after = model.script(said("going on"))
     assert (await caller.run("go on", session=session, model=after))["status"] == "succeeded"
-    # What was half done is no part of the conversation: a call without an answer would be refused by the model.
-    assert [message["role"] for message in model.asked(after)[0].messages] == ["system", "user", "user"]
+    # The calls are no part of the conversation, but what was said of them is.
+    assert [message["role"] for message in model.asked(after)[0].messages] == ["system", "user", "assistant", "user"]
 
 
 async def test_an_answer_of_nothing_at_all_is_an_answer(stack: Stack, caller: Caller, model: ScriptedModel) -> None:

@@ -38,7 +38,8 @@ class Grip:
     def begin(self, given: ClaimedRun, unfinished: Mapping[str, str]) -> Said:
         """Goes on from what earlier owners left: the first words of every owner."""
         self.begun = True
-        self.pen.take_over(unfinished, given.input_tokens, given.output_tokens, given.effects.values())
+        spent = given.spent_in_all
+        self.pen.take_over(unfinished, spent.input_tokens, spent.output_tokens, given.effects.values(), spent.cost)
         beginning = "run_resumed" if given.announced else "run_started"
         self.pen.say("run_resumed" if given.announced else "run_started", {"attempt": given.attempt})
         return Said(["message_discarded"] * len(unfinished) + [beginning], dropped=list(unfinished))

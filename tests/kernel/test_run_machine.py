@@ -153,7 +153,8 @@ class RunMachine(RuleBasedStateMachine):
             if self.model.owned(run, grip.epoch):
                 assert sorted(unfinished) == sorted(run.streaming)
                 assert given.announced == run.announced
-                assert given.input_tokens + given.output_tokens == 2 * run.tokens
+                spent = given.spent_in_all
+                assert spent.input_tokens + spent.output_tokens == 2 * run.tokens
                 assert [effect.finished for effect in given.effects.values()].count(False) == run.open_call
         return grip.begin(given, unfinished)
 
