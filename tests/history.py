@@ -16,7 +16,7 @@ import asyncpg
 import orjson
 
 from kernel.effects import DELEGATE
-from kernel.events import EVENT_TYPES
+from kernel.events import EVENT_TYPES, render_time
 from kernel.postgres import Pool
 
 # What may follow a state within one attempt. ACT and DELEGATE run side by side when the model asks for both.
@@ -26,6 +26,8 @@ _NEXT_STATES: Mapping[str, frozenset[str]] = {
     "DELEGATE": frozenset({"THINK", "ACT"}),
     "RESPOND": frozenset(),
 }
+# What comes to a call of these kinds is posted, perhaps under another owner of the run.
+_ANSWERED_OUTSIDE = frozenset({"question", "client_tool"})
 _BEGINNINGS = frozenset({"run_started", "run_resumed"})
 
 
@@ -52,6 +54,7 @@ class History:
     messages: list[asyncpg.Record]
     steps: list[asyncpg.Record]
     effects: list[asyncpg.Record]
+    approvals: list[asyncpg.Record]
 
     @property
     def types(self) -> list[str]:
@@ -86,11 +89,12 @@ async def assert_history(database: Pool, run_id: str) -> History:
         messages = await connection.fetch("SELECT * FROM messages WHERE run_id = $1 ORDER BY path, position", run_id)
         steps = await connection.fetch("SELECT * FROM steps WHERE run_id = $1 ORDER BY finished_at, step_id", run_id)
         effects = await connection.fetch("SELECT * FROM effects WHERE run_id = $1 ORDER BY step_id, position", run_id)
+        approvals = await connection.fetch("SELECT * FROM approvals WHERE run_id = $1 ORDER BY id", run_id)
         slim = await connection.fetch(
             "SELECT id, first_seq FROM runs WHERE session_id = $1 AND kept <> 'whole'", run["session_id"]
         )
     log = [Entry(row["seq"], row["run_id"], row["type"], orjson.loads(row["data"])) for row in rows]
-    history = History(run, [entry for entry in log if entry.run_id == run_id], messages, steps, effects)
+    history = History(run, [entry for entry in log if entry.run_id == run_id], messages, steps, effects, approvals)
     _check_log(session, log, {row["id"]: row["first_seq"] for row in slim})
     if run["first_seq"] <= session["floor_seq"]:
         assert run["finished_at"], "an unfinished run has lost events"
@@ -102,6 +106,7 @@ async def assert_history(database: Pool, run_id: str) -> History:
     _check_tools(history)
     _check_delegations(history)
     _check_ledger(history)
+    _check_approvals(history)
     return history
 
 
@@ -232,7 +237,9 @@ def _check_states(history: History) -> None:
 
 def _check_tools(history: History) -> None:
     """Within an attempt each call is started once and answered once. Answered without having been started in it are
-    calls that were denied, and those whose outcome was lost with an earlier attempt."""
+    calls that were denied, those whose outcome was lost with an earlier attempt, and those that were answered from
+    outside."""
+    outside = {(row["path"], row["call_id"]) for row in history.approvals if row["kind"] in _ANSWERED_OUTSIDE}
     complete = history.run["status"] == "succeeded"
     attempts = history.attempts()
     for number, attempt in enumerate(attempts):
@@ -246,12 +253,14 @@ def _check_tools(history: History) -> None:
             elif event.type in ("tool_start", "tool_result"):
                 call = event.path, rounds.get(event.path, ""), event.data["call_id"]
                 (started if event.type == "tool_start" else answered)[call] += 1
-                if event.data["name"] == DELEGATE or event.data.get("status") in ("denied", "unknown"):
+                status = event.data.get("status")
+                if event.data["name"] == DELEGATE or status in ("denied", "unknown") or (call[0], call[2]) in outside:
                     not_made.add(call)
         assert set(started.values()) <= {1}, started
         assert set(answered.values()) <= {1}, answered
         assert answered.keys() - started.keys() <= not_made
         if complete and number == len(attempts) - 1:
+            started -= Counter({call: 1 for call in started if (call[0], call[2]) in outside})
             assert started.keys() <= answered.keys(), "a call was started and never answered"
     for event in history.of("tool_result"):
         assert event.data["status"] in ("ok", "error", "unknown", "denied")
@@ -306,6 +315,40 @@ def _check_ledger(history: History) -> None:
     assert not [message for message in results.values() if message["role"] == "tool"], "a result without a call"
     assert not [event for events in answered.values() for event in events], "an outcome that the ledger does not know"
     assert min(started.values(), default=0) >= 0, "a call was made and the log does not say so"
+
+
+def _check_approvals(history: History) -> None:
+    """Nothing is open after the end; each approval was asked for once, resolved once and said so; what was not approved
+    was not made."""
+    asked: dict[str, list[Entry]] = defaultdict(list)
+    resolved: dict[str, list[Entry]] = defaultdict(list)
+    for event in history.of("approval_required", "approval_resolved"):
+        (asked if event.type == "approval_required" else resolved)[event.data["approval_id"]].append(event)
+    rows = {row["id"]: row for row in history.approvals}
+    assert asked.keys() == rows.keys()
+    assert resolved.keys() <= rows.keys()
+    for id, row in rows.items():
+        assert row["status"] != "pending", f"{id} is open, and the run has ended"
+        first, *again = asked[id]
+        assert all(event.data["escalated"] for event in again)
+        assert len(again) == (row["escalated_at"] is not None)
+        assert {event.data["expires_at"] for event in asked[id]} == {render_time(row["expires_at"])}
+        assert (first.path, first.data["call_id"], first.data["kind"]) == (row["path"], row["call_id"], row["kind"])
+        if row["status"] == "cancelled":
+            assert id not in resolved
+            assert row["decided_at"] == history.run["finished_at"]
+        else:
+            [event] = resolved[id]
+            assert event.seq > asked[id][-1].seq
+            assert (event.data["decision"], event.data["by"]) == (row["status"], row["decided_by"])
+    made = {(row["step_id"], row["call_id"]): row["executions"] for row in history.effects}
+    for row in rows.values():
+        if row["kind"] == "tool" and row["status"] != "approved":
+            assert not made.get((row["step_id"], row["call_id"])), f"{row['id']} is {row['status']}, and was made"
+    for event in history.of("run_waiting"):
+        if event.data["reason"] == "approval":
+            assert event.data["approval_ids"]
+            assert set(event.data["approval_ids"]) <= rows.keys()
 
 
 def _is_of(path: str, parent: str, position: int) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import orchestrator.engine
 import orchestrator.workflows
 import worker.__main__
+import worker.equipment
 from orchestrator.tools.tool import Arguments, Tool, ToolContext
 from orchestrator.tools.toolbox import Toolbox
 
@@ -59,12 +60,12 @@ class StubbornToolbox(Toolbox):
 
 def alter(alteration: str) -> None:
     if alteration == "stubborn_tools":
-        vars(worker.__main__).update(Toolbox=StubbornToolbox)
+        vars(worker.equipment).update(Toolbox=StubbornToolbox)
     else:
         assert alteration == "next_release"
         graphs = orchestrator.workflows.build_workflows()[orchestrator.workflows.GRAPH_VERSION]
         vars(worker.__main__).update(GRAPH_VERSION=2)
-        vars(orchestrator.engine).update(build_workflows=lambda: {2: graphs})
+        vars(orchestrator.engine).update(build_workflows=lambda *_: {2: graphs})
 
 
 if __name__ == "__main__":
