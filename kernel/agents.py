@@ -19,6 +19,7 @@ from kernel.errors import Conflict, NotFound
 from kernel.ids import new_id
 from kernel.postgres import Connection, Pool
 from kernel.sql import statements
+from kernel.sub_agents import pinned
 
 SQL = statements(__package__, "agents.sql")
 
@@ -44,10 +45,12 @@ async def create_agent(db: Pool | Connection, org_id: str, config: AgentConfig) 
 
     Raises:
         Conflict: the org has an agent of this name.
+        InvalidInput: a sub-agent is an agent of the org that can't be one.
     """
     if isinstance(db, asyncpg.Pool):
         async with db.acquire() as connection, connection.transaction():
             return await create_agent(connection, org_id, config)
+    config = await pinned(db, org_id, config)
     agent_id = new_id("agt")
     if await db.fetchval(SQL.add, agent_id, org_id, config.name, config.limits.max_running) is None:
         raise _name_taken(config.name)
@@ -72,6 +75,7 @@ async def update_agent(db: Pool, org_id: str, agent_id: str, changes: Mapping[st
     Raises:
         NotFound: no such agent in the org.
         Conflict: the new name is another agent's.
+        InvalidInput: a sub-agent is an agent of the org that can't be one.
         pydantic.ValidationError: the outcome is not a valid configuration.
     """
     async with db.acquire() as connection, connection.transaction():
@@ -79,6 +83,7 @@ async def update_agent(db: Pool, org_id: str, agent_id: str, changes: Mapping[st
         agent = await get_agent(connection, org_id, agent_id)
         before = agent.parsed()
         config = AgentConfig.model_validate_json(orjson.dumps({**orjson.loads(agent.config), **changes}))
+        config = await pinned(connection, org_id, config, agent_id)
         if config == before:
             return agent
         try:

@@ -47,3 +47,10 @@ FROM agents a JOIN agent_versions v ON v.agent_id = a.id
 WHERE a.org_id = $1 AND a.id = $2 AND ($3::integer IS NULL OR v.version < $3)
 ORDER BY v.version DESC
 LIMIT $4;
+
+-- name: referred
+-- Agents $2 at versions $3; NULL is the newest of one that is not deleted.
+SELECT a.id, w.version AS asked, v.version, v.config
+FROM unnest($2::text[], $3::integer[]) AS w (id, version)
+JOIN agents a ON a.org_id = $1 AND a.id = w.id AND (w.version IS NOT NULL OR a.deleted_at IS NULL)
+JOIN agent_versions v ON v.agent_id = a.id AND v.version = coalesce(w.version, a.version);
