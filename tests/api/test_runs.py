@@ -26,7 +26,7 @@ async def test_a_run_is_acknowledged_with_its_place(client: httpx.AsyncClient) -
     assert answer.headers["location"] == f"/v1/runs/{run['id']}"
     assert (run["status"], run["turn"], run["attempt"], run["first_seq"]) == ("queued", 1, 0, 1)
     assert (run["workflow"], run["agent_version"], run["metadata"]) == ("agent_chat", 1, {"ticket": 7})
-    assert ok(await client.get(answer.headers["location"])) == {**run, "answer": None}
+    assert ok(await client.get(answer.headers["location"])) == {**run, "answer": None, "output": None}
 
 
 async def test_a_run_is_kept_as_it_was_asked_for(client: httpx.AsyncClient, database: Pool) -> None:
