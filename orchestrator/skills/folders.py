@@ -32,7 +32,8 @@ def load_folders(root: str | Path, tools: Collection[str] = ()) -> list[Skill]:
     """
     top = Path(root)
     try:
-        names = sorted(entry.name for entry in os.scandir(top) if not entry.name.startswith(".") and entry.is_dir())
+        with os.scandir(top) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except OSError as error:
         raise BadSettings(f"LONGHAUL_SKILLS_DIR: {top} can't be read: {error.strerror}") from None
     if len(names) > _MOST_FOLDERS:
