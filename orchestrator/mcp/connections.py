@@ -90,23 +90,25 @@ class McpConnections:
         try:
             headers: dict[str, str] = {}
             if (auth := definition.auth_config) is not None:
+                scope.vault.expect(auth.source)
                 headers[auth.target] = auth.prefix + await scope.vault.reveal(auth.source)
             connection = self._connection(definition, configured, scope.org_id, headers)
             listing = await connection.listing()
         except ToolFailure as failure:
+            why = scope.vault.redact(failure.message)
             log.warning(
                 "mcp_server_unavailable",
                 server=definition.name,
                 org_id=scope.org_id,
                 run_id=scope.run_id,
-                reason=failure.message,
+                reason=why,
             )
-            return [Unavailable(definition, failure.message)]
+            return [Unavailable(definition, why)]
         form = definition.model_dump_json()
         if form not in listing.made:
             if len(listing.made) >= _REMEMBERED:
                 listing.made.clear()
-            listing.made[form] = tools_of(definition, listing.tools, connection)
+            listing.made[form] = tools_of(definition, listing.tools, connection, scope.vault.redact)
         return listing.made[form]
 
     async def aclose(self) -> None:

@@ -43,6 +43,7 @@ Streams: TypeAlias = Callable[[Faults, Callable[[str], None]], AbstractAsyncCont
 
 _PROBE: Final = 3.0  # seconds for a server of the older protocol to say that it does not know the newer one
 _FAREWELL: Final = 10.0
+_LAST_WORDS: Final = 2.0
 _PAGES: Final = 20
 _TOOLS: Final = 512
 _ROUNDS: Final = 20
@@ -240,6 +241,7 @@ class Session:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         await self._wake.wait()
+            await self._last_words()
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
@@ -266,6 +268,11 @@ class Session:
     def _gone(self, why: str) -> None:
         self._lost = self._lost or why
         self._wake.set()
+
+    async def _last_words(self) -> None:
+        """Lets calls hear how they ended: a session that the server has forgotten may still answer some."""
+        if self._calls and not self._told_to_end:
+            await asyncio.wait(set(self._calls), timeout=_LAST_WORDS)
 
     async def _end_calls(self) -> None:
         for call in self._calls:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import structlog
@@ -13,6 +13,7 @@ from kernel.tool_definitions import McpServer
 from orchestrator.mcp.listing import ListedTool
 from orchestrator.mcp.names import names
 from orchestrator.tools.errors import ToolFailure
+from orchestrator.tools.results import as_text
 from orchestrator.tools.tool import Arguments, JSONValue, SchemaTool, Tool, ToolContext
 
 log = structlog.get_logger(__name__)
@@ -87,8 +88,11 @@ class Unavailable(Tool[Arguments]):
         raise ToolFailure(f"{self._why} Go on without its tools.")
 
 
-def tools_of(definition: McpServer, listed: Sequence[ListedTool], calls: Calls) -> list[Tool[Any]]:
-    """The tools that the definition lets through. Those that can't be used are left out, with a line in the log."""
+def tools_of(
+    definition: McpServer, listed: Sequence[ListedTool], calls: Calls, redact: Callable[[str], str]
+) -> list[Tool[Any]]:
+    """The tools that the definition lets through. Those that can't be used are left out, with a line in the log, and
+    so are those that tell what `redact` strikes out: a server may echo the credential that it was sent."""
     wanted = listed if definition.tools is None else [tool for tool in listed if tool.name in definition.tools]
     unique = list({tool.name: tool for tool in wanted}.values())[:_MOST]
     if missing := sorted(set(definition.tools or ()) - {tool.name for tool in listed}):
@@ -97,8 +101,11 @@ def tools_of(definition: McpServer, listed: Sequence[ListedTool], calls: Calls) 
         log.warning("mcp_tools_left_out", server=definition.name, kept=len(unique), of=len(wanted))
     tools: list[Tool[Any]] = []
     for tool, name in zip(unique, names(definition.name, [tool.name for tool in unique]), strict=True):
+        told = as_text([tool.name, tool.description, tool.schema])
         try:
+            if redact(told) != told:
+                raise SchemaError("tells a secret")
             tools.append(McpTool(name, tool, definition, calls))
         except SchemaError as error:
-            log.warning("mcp_tool_left_out", server=definition.name, tool=tool.name[:128], error=str(error))
+            log.warning("mcp_tool_left_out", server=definition.name, tool=redact(tool.name)[:128], error=str(error))
     return tools

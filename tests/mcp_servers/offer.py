@@ -218,6 +218,7 @@ async def over_http(*, handshake: bool) -> None:
     app: Any = server.streamable_http_app()
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    listening.listen()
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()
     config = uvicorn.Config(older(app) if handshake else app, log_level="critical", timeout_graceful_shutdown=1)
