@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
+import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -23,7 +25,16 @@ def around(secret: str) -> dict[str, str]:
         "json with escaped slashes": json.dumps({"k": secret}).replace("/", "\\/"),
         "query": f"?k={quote_plus(secret)}&x=1",
         "path": f"/{quote(secret, safe='')}/x",
-        "lower-case escapes": quote(secret, safe="").replace("%2F", "%2f"),
+        "lower-case escapes": re.sub("%..", lambda found: found[0].lower(), quote(secret, safe="")),
+        "json within json within json": json.dumps(json.dumps(json.dumps(secret))),
+        "utf-8 json": json.dumps({"k": secret}, ensure_ascii=False),
+        "json for html": json.dumps(secret).replace("&", "\\u0026").replace("<", "\\u003C").replace(">", "\\u003e"),
+        "some of it escaped": quote(secret, safe="/+&=<>"),
+        "url within url": quote(quote(secret, safe=""), safe=""),
+        "json in a url": quote(json.dumps({"k": secret})),
+        "html numbers": "".join(
+            char if char.isalnum() or char == "-" else f"&#{ord(char)};" for char in secret.strip()
+        ),
         "html": f"<p>{html.escape(secret)}</p>",
         "base64": base64.b64encode(secret.encode()).decode(),
         "url-safe base64": base64.urlsafe_b64encode(secret.encode()).decode().rstrip("="),
@@ -82,3 +93,13 @@ def test_the_beginning_of_a_secret_at_a_cut_end_is_struck(left: int) -> None:
 def test_an_end_that_only_looks_like_a_beginning_stays() -> None:
     text = "sk-hunter3 and sk-h sk-x"
     assert Redaction(["sk-hunter2-4711"]).strike(text, cut=True) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["\\" * 200_000, "%25" * 70_000, "&amp;" * 40_000, "s" * 200_000, "&#0" + "0" * 200_000]
+)
+def test_no_text_takes_long(text: str) -> None:
+    redaction = Redaction(['s\\"&%', '"quoted"', "\\\\x", "&;#%", "%%%%", "sssssss&"])
+    began = time.perf_counter()
+    redaction.strike(text, cut=True)
+    assert time.perf_counter() - began < 3
