@@ -12,13 +12,14 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import structlog
 import uvloop
 from redis.asyncio import Redis
 
 from kernel.bell import Bell
-from kernel.errors import LonghaulError
+from kernel.errors import BadSettings, LonghaulError
 from kernel.fanout import Publisher
 from kernel.journal import Journal
 from kernel.leases import Leases
@@ -29,7 +30,12 @@ from kernel.sealing import Sealer
 from kernel.settings import Settings, load_settings
 from memory.embedders import choose_embedder
 from memory.store import PostgresMemory
+from orchestrator.bus import EventBus, TellingPublisher
+from orchestrator.egress import EgressClient
 from orchestrator.engine import Engine
+from orchestrator.host import PluginHost
+from orchestrator.measures import Measures
+from orchestrator.middleware.chain import Chain
 from orchestrator.models.factory import Models
 from orchestrator.models.plugin import installed_providers
 from orchestrator.vault import RunVault
@@ -40,6 +46,7 @@ from worker.doorbell import Doorbell
 from worker.equipment import equip
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
+from worker.plugins import make_middleware, plugged_handlers, plugged_memory, plugged_workflows
 from worker.retention import Policies, Retention
 from worker.vigil import Vigil
 
@@ -73,13 +80,20 @@ async def work(settings: Settings) -> None:
 
         embedder = choose_embedder(settings)
         stack.push_async_callback(embedder.aclose)
-        memory = PostgresMemory(db, embedder)
-        outfitter = equip(settings, db, memory, stack)
+        egress = EgressClient(allow=settings.egress_allow)
+        stack.push_async_callback(egress.aclose)
+        host = PluginHost(settings, db, redis, egress, Measures())
+        memory = plugged_memory(host) or PostgresMemory(db, embedder)
+        host = replace(host, memory=memory)
+        outfitter = equip(settings, db, memory, stack, host)
+        chain = Chain(make_middleware(host))
+        stack.push_async_callback(chain.aclose)
         models = Models(settings, providers=installed_providers())
         stack.push_async_callback(models.aclose)
         models.warm()
 
-        publisher = Publisher(redis)
+        bus = EventBus(handlers, host.measures) if (handlers := plugged_handlers(host)) else None
+        publisher = Publisher(redis) if bus is None else TellingPublisher(redis, bus)
         leases = Leases(db, worker=worker_id, lease_seconds=settings.lease_seconds, graph_version=GRAPH_VERSION)
         # A run that ends may let the next one of its session start: this worker looks for it itself.
         journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
@@ -90,6 +104,8 @@ async def work(settings: Settings) -> None:
             outfitter=outfitter,
             memory=memory,
             vault_of=lambda run: RunVault(db, sealer, run.org_id, run.id),
+            chain=chain,
+            workflows=plugged_workflows(host),
             prices=Prices.read(settings.prices),
         )
         charges = Charges(db)
@@ -114,8 +130,11 @@ async def work(settings: Settings) -> None:
             host=socket.gethostname(),
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.lease_renew_seconds,
+            measures=host.measures,
         )
         retention = Retention(db, Policies.from_settings(settings))
+        if bus is not None:
+            bus.start()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(publisher.run(), name="publisher")
             tasks.create_task(journal.run(), name="journal")
@@ -137,8 +156,10 @@ async def work(settings: Settings) -> None:
             await _say_goodbye(charges, leases)
             journal.close()
             publisher.close()
+        if bus is not None:
+            await bus.aclose()
     log.info("worker_stopped", worker=worker_id)
-    if executor.stuck:
+    if executor.stuck or (bus is not None and bus.stuck):
         # The event loop would wait for them for ever.
         log.error("worker_left_stuck_runs", runs=executor.stuck)
         os._exit(0)
@@ -164,7 +185,7 @@ def _open_redis(url: str, *, answer_within: float) -> Redis:
 
 
 def main() -> None:
-    """Entry point. Exit code 2: the environment is wrong; 1: something that must not break has broken."""
+    """Entry point. Exit code 2: the environment or a plug-in is wrong; 1: something that must not break has broken."""
     try:
         settings = load_settings()
     except LonghaulError as error:
@@ -175,7 +196,7 @@ def main() -> None:
         uvloop.run(work(settings))
     except LonghaulError as error:
         log.error("worker_failed", error=error.message, suggestions=error.suggestions)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, BadSettings) else 1)
     except BaseException:
         log.exception("worker_failed")
         sys.exit(1)

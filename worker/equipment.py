@@ -20,6 +20,7 @@ from orchestrator.data.postgres import PostgresSources
 from orchestrator.egress import EgressClient
 from orchestrator.egress.gate import Gate
 from orchestrator.egress.resolver import SystemResolver
+from orchestrator.host import PluginHost
 from orchestrator.kit import Maker, Outfitter
 from orchestrator.mcp.connections import McpConnections
 from orchestrator.sandbox.bubblewrap import Bubblewrap
@@ -29,7 +30,6 @@ from orchestrator.skills.builtin import builtin_skills
 from orchestrator.skills.folders import load_folders
 from orchestrator.skills.records import OrgSkills
 from orchestrator.skills.registry import SkillRegistry
-from orchestrator.skills.skill import Skill
 from orchestrator.tools.ask_user import AskUser
 from orchestrator.tools.client import make_client_tools
 from orchestrator.tools.cpython import CPythonTool
@@ -45,22 +45,27 @@ from orchestrator.tools.read_page import ReadPage
 from orchestrator.tools.tool import Tool
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.tools.web_search import WebSearch
+from worker.plugins import plugged_skills, plugged_tools
 
 
-def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack) -> Outfitter:
-    """The outfitter of a worker; `stack` closes what it holds."""
-    egress = EgressClient(allow=settings.egress_allow)
-    stack.push_async_callback(egress.aclose)
+def equip(settings: Settings, db: Pool, memory: Memory, stack: AsyncExitStack, host: PluginHost) -> Outfitter:
+    """The outfitter of a worker; `stack` closes what it holds.
+
+    Raises:
+        BadSettings: something that is configured can't be used.
+    """
+    egress = host.egress
     files = Files.from_settings(settings, db) if settings.files_url else None
     general, code = _tools(settings, db, memory, egress), _code_tools(settings, SessionFiles(files) if files else None)
     of_files = _file_tools(files) if files else ()
-    toolbox = Toolbox([*code, *general, *of_files, *_source_tools(settings, db, stack)])
+    built_in = [*code, *general, *of_files, *_source_tools(settings, db, stack)]
+    toolbox = Toolbox([*built_in, *plugged_tools(host, [tool.name for tool in built_in])])
     stack.push_async_callback(toolbox.aclose)
     mcp = McpConnections(settings.mcp_servers, allow=settings.egress_allow)
     stack.push_async_callback(mcp.aclose)
     patient = EgressClient(allow=settings.egress_allow, timeout=LONGEST_CALL)
     stack.push_async_callback(patient.aclose)
-    return Outfitter(toolbox, _registry(settings, db, toolbox), _makers(settings, patient, mcp))
+    return Outfitter(toolbox, _registry(settings, db, toolbox, host), _makers(settings, patient, mcp))
 
 
 def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -> Iterator[Tool[Any]]:
@@ -103,16 +108,12 @@ def _source_tools(settings: Settings, db: Pool, stack: AsyncExitStack) -> Iterat
         yield QuerySource(db, postgres)
 
 
-def _registry(settings: Settings, db: Pool, toolbox: Toolbox) -> SkillRegistry:
+def _registry(settings: Settings, db: Pool, toolbox: Toolbox, host: PluginHost) -> SkillRegistry:
     """The skills that agents may name: built in, of plug-ins, of folders; those of an org come before all of them."""
     built_in, missing = builtin_skills(toolbox.names)
     folders = load_folders(settings.skills_dir, toolbox.names) if settings.skills_dir else ()
-    skills = [*built_in, *_skills(toolbox), *folders]
+    skills = [*built_in, *plugged_skills(host, [skill.name for skill in (*built_in, *folders)]), *folders]
     return SkillRegistry(skills, missing=missing, of_orgs=OrgSkills(db, toolbox.names))
-
-
-def _skills(toolbox: Toolbox) -> Iterator[Skill]:
-    yield from ()
 
 
 def _makers(settings: Settings, egress: EgressClient, mcp: McpConnections) -> Mapping[str, Maker]:

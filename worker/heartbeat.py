@@ -25,6 +25,7 @@ from kernel.fanout import Publisher
 from kernel.journal import Journal
 from kernel.leases import Leases
 from kernel.postgres import UNAVAILABLE
+from orchestrator.measures import Measures
 from worker.executor import Executor
 from worker.vigil import SETTLE_SECONDS, Vigil
 
@@ -52,6 +53,7 @@ class Heartbeat:
         host: str,
         lease_seconds: float,
         renew_seconds: float,
+        measures: Measures,
     ) -> None:
         self._executor = executor
         self._journal = journal
@@ -62,6 +64,7 @@ class Heartbeat:
         self._host = host
         self._lease_seconds = lease_seconds
         self._renew_seconds = renew_seconds
+        self._measures = measures
         self._main: asyncio.AbstractEventLoop | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._beat()), name="heartbeat", daemon=True)
@@ -121,6 +124,7 @@ class Heartbeat:
         figures = asdict(self._executor.figures) | {"journal": asdict(self._journal.figures)}
         for name in ("pickup", "first_token"):
             figures[name] = getattr(self._executor.figures, name).shown()
+        figures["measures"] = self._measures.shown()
         await leases.beat(
             host=self._host, pid=os.getpid(), slots=self._executor.slots, running=len(owned), figures=figures
         )
