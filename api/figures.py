@@ -55,6 +55,17 @@ class WorkerFigure:
     place: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredFigure:
+    """What workers count by name and outcome, as `orchestrator.measures` has it, and how long it took. `label` says
+    what the names are."""
+
+    name: str
+    help: str
+    measured: str
+    label: str
+
+
 GAUGES: Final = (
     GaugeFigure("longhaul_runs_unfinished", "Runs by status, now.", ("status",), SQL.runs_unfinished),
     GaugeFigure("longhaul_runs_recent", "Runs made within the last hour, by status.", ("status",), SQL.runs_recent),
@@ -78,6 +89,12 @@ COUNTERS: Final = (
 HISTOGRAMS: Final = (
     WorkerFigure("longhaul_pickup_seconds", "From a run's submission to its claim.", ("pickup",)),
     WorkerFigure("longhaul_first_token_seconds", "From a run's submission to its first text.", ("first_token",)),
+)
+MEASURED: Final = (
+    MeasuredFigure("longhaul_run_attempt", "Attempts of runs, by workflow.", "runs", "workflow"),
+    MeasuredFigure("longhaul_model_call", "Calls of models, through all layers.", "models", "model"),
+    MeasuredFigure("longhaul_tool_call", "Calls of tools, through all layers.", "tools", "tool"),
+    MeasuredFigure("longhaul_event_handler_call", "Events that handlers were told.", "handlers", "handler"),
 )
 
 
@@ -124,6 +141,22 @@ class DeploymentFigures(Collector):
             for worker, shown in self._of_workers(figure):
                 histogram.add_metric((worker,), _buckets(shown), float(shown["sum"]))
             yield histogram
+        for measured in MEASURED:
+            yield from self._measured(measured)
+
+    def _measured(self, figure: MeasuredFigure) -> Iterator[Metric]:
+        counter = CounterMetricFamily(f"{figure.name}s", figure.help, labels=("worker", figure.label, "outcome"))
+        histogram = HistogramMetricFamily(f"{figure.name}_seconds", figure.help, labels=("worker", figure.label))
+        place = WorkerFigure(figure.name, figure.help, ("measures", figure.measured))
+        for worker, names in self._of_workers(place):
+            for name, shown in names.items():
+                for outcome, count in shown["outcomes"].items():
+                    counter.add_metric((worker, name, outcome), float(count))
+                if shown["seconds"] is not None:
+                    histogram.add_metric((worker, name), _buckets(shown["seconds"]), float(shown["seconds"]["sum"]))
+        for family in (counter, histogram):
+            if family.samples:
+                yield family
 
     def _of_workers(self, figure: WorkerFigure) -> Iterator[tuple[str, Any]]:
         for worker, figures in self._workers:
