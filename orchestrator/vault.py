@@ -8,8 +8,9 @@ give away in one answer what it was told in another.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
@@ -25,12 +26,21 @@ log = structlog.get_logger(__name__)
 _FRESH_SECONDS: Final = 30.0
 """How long a secret is used without looking whether it was replaced or deleted."""
 
+_UNKNOWN: Final = (-math.inf, None)
+
 
 class RunVault:
-    """The vault of one run on one worker, shared by its agents. Satisfies `Vault`."""
+    """The vault of one run on one worker, shared by its agents. Satisfies `Vault`.
 
-    def __init__(self, db: Pool, sealer: Sealer, org_id: str, run_id: str) -> None:
+    Args:
+        clock: seconds; given by tests that turn it.
+    """
+
+    def __init__(
+        self, db: Pool, sealer: Sealer, org_id: str, run_id: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._db = db
+        self._clock = clock
         self._sealer = sealer
         self._org_id = org_id
         self._run_id = run_id
@@ -56,7 +66,7 @@ class RunVault:
         if isinstance(self._own, CannotOpen):
             raise ToolFailure(f"The run's own secrets can't be opened. {self._own.message}", reached=False)
         assert self._own is not None
-        found = self._own.get(name) or self._of_org.get(name, (0.0, None))[1]
+        found = self._own.get(name) or self._of_org.get(name, _UNKNOWN)[1]
         if found is None:
             raise ToolFailure(
                 f"There is no secret named {name!r}: whoever configured this tool must set it.", reached=False
@@ -70,9 +80,9 @@ class RunVault:
         return self._redaction.strike(text, cut=cut)
 
     def _stale(self, names: Iterable[str]) -> list[str]:
-        now = time.monotonic()
+        now = self._clock()
         own = self._own if isinstance(self._own, dict) else {}
-        return [name for name in names if name not in own and self._of_org.get(name, (0.0, None))[0] < now]
+        return [name for name in names if name not in own and self._of_org.get(name, _UNKNOWN)[0] < now]
 
     async def _load(self, names: Iterable[str]) -> None:
         if self._own is not None and not self._stale(names):
@@ -89,7 +99,7 @@ class RunVault:
             await self._sealer.ready()
             if first:
                 self._own = self._opened_own(found.of_run)
-            until = time.monotonic() + _FRESH_SECONDS
+            until = self._clock() + _FRESH_SECONDS
             for name in stale:
                 self._of_org[name] = until, self._opened(name, found.of_org.get(name))
             self._remember()
