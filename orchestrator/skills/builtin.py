@@ -74,7 +74,7 @@ _BUILT_IN: Final = (
             "delete_file": "delete_file removes one.",
         },
         essential=("read_file", "write_file"),
-        missing="configure where the workers keep files: see the guide on files",
+        missing="set LONGHAUL_FILES_URL on every process: it says where files lie",
     ),
 )
 
