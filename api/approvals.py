@@ -14,11 +14,13 @@ from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from api.endpoint import Answer, Call, Endpoint, NoQuery
 from api.paging import PageQuery, bad_cursor, page, read_cursor
-from api.values import Body, RunId, View, bounded_json
+from api.values import Body, RunId, View
 from kernel import approvals
 from kernel.approval_policy import OnExpiry, Role
 from kernel.approvals import Approval, ApprovalKind, ApprovalStatus, Decided
 from kernel.bell import Bell
+from kernel.errors import Unstorable
+from kernel.events import encode_json
 from kernel.fanout import Publisher
 from kernel.ids import is_id
 from kernel.postgres import Pool
@@ -28,7 +30,13 @@ _MOST_BYTES = 1_048_576
 
 
 def _bounded(value: Any) -> Any:
-    return bounded_json(value, most_bytes=_MOST_BYTES)
+    try:
+        size = len(encode_json(value).encode())
+    except Unstorable:
+        raise ValueError("is nested too deep") from None
+    if size > _MOST_BYTES:
+        raise ValueError(f"must not be larger than {_MOST_BYTES} bytes of JSON")
+    return value
 
 
 Value = Annotated[Any, AfterValidator(_bounded)]

@@ -28,10 +28,11 @@ SQL = statements(__package__, "runs.sql")
 IfBusy = Literal["enqueue", "reject", "interrupt"]
 
 PauseOutcome = Literal["held", "requested", "waiting"]
-"""`held`: it was queued and is not started; `requested` of its worker; `waiting`: it was paused already."""
+"""`held`: it was queued and is not started; `requested` of its worker; `waiting`: it has no worker already."""
 
-ResumeOutcome = Literal["resumed", "running", "unchanged"]
-"""`resumed`: a worker may take it; `running`: the pause had not taken effect; `unchanged`: it was not paused."""
+ResumeOutcome = Literal["resumed", "running", "unchanged", "undecided"]
+"""`resumed`: a worker may take it; `running`: the pause had not taken effect; `unchanged`: it was not paused;
+`undecided`: it is not paused any more, and waits for a decision."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,7 +239,7 @@ BEGIN
                 claimable := end_run_from_outside(a.run_id, 'failed', 'approval_expired', json_build_object(
                     'code', 'approval_expired',
                     'message', format('Nobody decided in time about %s.', a.name),
-                    'retryable', true,
+                    'retryable', false,
                     'suggestions', json_build_array('send the request again, and decide in time',
                         'raise expires_seconds of the tool''s approval policy, or have on_expiry deny')), v_at)
                     IS NOT NULL;
