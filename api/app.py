@@ -22,6 +22,7 @@ from api.auth import Authenticator
 from api.docs import Docs
 from api.endpoint import Edge
 from api.events import Events
+from api.files import SessionFiles
 from api.health import RELEASE, Health
 from api.metrics import Metrics, RequestMetrics
 from api.retries import Retries
@@ -35,6 +36,7 @@ from api.stream_tokens import StreamTokens
 from kernel.bell import Bell
 from kernel.errors import LonghaulError
 from kernel.fanout import Publisher
+from kernel.files import Files
 from kernel.hub import Hub
 from kernel.postgres import close_pool, open_pool
 from kernel.sealing import Sealer
@@ -70,8 +72,14 @@ class App:
                 inner,
                 allow_origins=settings.cors_origins,
                 allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
-                allow_headers=("Authorization", "Idempotency-Key", "Last-Event-ID", "X-Request-Id", "Cache-Control"),
-                expose_headers=("Location", "X-Request-Id", "Idempotency-Replayed", "Retry-After"),
+                allow_headers=(
+                    *("Authorization", "Idempotency-Key", "Last-Event-ID", "X-Request-Id", "Cache-Control"),
+                    *("If-Match", "If-None-Match", "Range"),
+                ),
+                expose_headers=(
+                    *("Location", "X-Request-Id", "Idempotency-Replayed", "Retry-After"),
+                    *("ETag", "Content-Range", "Content-Disposition"),
+                ),
                 max_age=3600,
             )
         self._http = Access(inner, RequestMetrics(registry))
@@ -130,6 +138,7 @@ class App:
             *Runs(db, hub, publisher, bell, sealer).endpoints(),
             *Sessions(db).endpoints(),
             *Events(db, hub, tokens).endpoints(),
+            *SessionFiles(db, Files.from_settings(settings, db)).endpoints(),
             *Agents(db).endpoints(),
             *Approvals(db, publisher, bell).endpoints(),
             *Skills(db).endpoints(),

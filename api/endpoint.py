@@ -49,11 +49,16 @@ PATH_SHAPES: Final[Mapping[str, str]] = {
     "skill_id": "skl_[0-9a-f]{32}",
     "approval_id": "apr_[0-9a-f]{32}",
     "version": "[1-9][0-9]{0,8}",
+    # Every depth of folders. What is wrong with a path is said by `kernel.file_paths`.
+    "file_path": r"[^/\x00]+(/[^/\x00]+)*",
     "secret_name": "[A-Za-z][A-Za-z0-9_.-]{0,99}",
 }
-_SHAPES: Final = {name: re.compile(shape) for name, shape in PATH_SHAPES.items()}
+DEEP: Final = frozenset({"file_path"})
+"""Path parameters that may hold slashes."""
+_SHAPES: Final = {name: re.compile(shape) for name, shape in PATH_SHAPES.items() if name not in DEEP}
 _PATH_NAMES: Final = re.compile(r"{(\w+)}")
 
+_SECONDS: Final = 8.0
 _NOBODY: Final = Principal("", None, frozenset())
 
 
@@ -107,6 +112,8 @@ class Endpoint(Generic[B, Q]):
     `location` is the path of what was made, filled from the answer's body. `replayed` makes the answer of a
     repeated request from the stored body where that alone won't do. `stream` opens a stream, at once or if asked
     for, and is what a stream token is good for; `seconds` limits everything else.
+    `raw`: the handler takes the body as it comes in, of any type and length, and sees to its limits. `request_headers`
+    are named in the document.
     """
 
     method: Method
@@ -128,7 +135,9 @@ class Endpoint(Generic[B, Q]):
     replayed: Callable[[Call[B, Q], bytes], Answer] | None = None
     stream: bool = False
     own_auth: Callable[[AsgiScope, Headers, Mapping[str, str]], Principal | None] | None = None
-    seconds: float = 8.0
+    seconds: float | None = _SECONDS
+    raw: bool = False
+    request_headers: Sequence[str] = ()
 
     @property
     def path_names(self) -> list[str]:
@@ -170,14 +179,14 @@ class Edge:
         principal = _NOBODY
         if endpoint.scope is not None:
             given = endpoint.own_auth(scope, headers, path) if endpoint.own_auth is not None else None
-            async with asyncio.timeout(endpoint.seconds):
+            async with asyncio.timeout(endpoint.seconds or _SECONDS):
                 principal = given or await self.authenticator.principal(headers.get(b"authorization"))
             info.principal = principal
             require_scope(principal, endpoint.scope)
         if path:
             check_path(path)
             for name, value in path.items():
-                if _SHAPES[name].fullmatch(value) is None:
+                if name not in DEEP and _SHAPES[name].fullmatch(value) is None:
                     kind = name.removesuffix("_id").removesuffix("_name")
                     raise NotFound(f"There is no {kind} {value[:100]!r}.", field=name)
         query = parse_query(endpoint.query, scope["query_string"]) if scope["query_string"] else endpoint.query()

@@ -171,7 +171,7 @@ async def _read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     announced = headers.get(b"content-length", b"0")
     if not announced.isdigit() or int(announced) > limit:
         if b"expect" not in headers:
-            await _discard(receive, limit)
+            await discard(receive, limit)
         raise _too_large(limit)
     body = bytearray()
     while True:
@@ -181,13 +181,14 @@ async def _read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
         body += message.get("body", b"")
         if len(body) > limit:
             if message.get("more_body", False):
-                await _discard(receive, limit)
+                await discard(receive, limit)
             raise _too_large(limit)
         if not message.get("more_body", False):
             return bytes(body)
 
 
-async def _discard(receive: Receive, limit: int) -> None:
+async def discard(receive: Receive, limit: int = 0) -> None:
+    """Reads what is still coming in, within bounds: a client that is sending would not see the answer."""
     left = max(_MOST_DISCARDED, limit)
     try:
         async with asyncio.timeout(_DISCARD_SECONDS):

@@ -21,6 +21,7 @@ _NO_NUL: Final = r"^[^\u0000]*$"
 _TAGS: Final = (
     ("runs", "One execution of an agent on a session's input."),
     ("sessions", "Conversations. Each owns one ordered event log."),
+    ("files", "What lies in the workspace of a session."),
     ("agents", "Versioned configurations. A run keeps the version it started with."),
     ("health", "Whether it works, and how well."),
 )
@@ -38,6 +39,7 @@ _TEXT: Final = {"type": "string"}
 _PLAIN: Final = {
     "application/json": {"type": "object"},
     "text/event-stream": {"$ref": "#/components/schemas/Event"},
+    "*/*": {},
 }
 _EVENT: Final = {
     "type": "object",
@@ -60,6 +62,24 @@ _PARAMETERS: Final = {
         "description": "A request that is sent again under its key gets the first answer again and does nothing. "
         "Keys are kept for a day.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": IDEMPOTENCY_KEY_PATTERN},
+    },
+    "If-Match": {
+        "name": "If-Match",
+        "in": "header",
+        "description": "The ETag of the version that is meant; 412 if there is another one by now.",
+        "schema": {"type": "string"},
+    },
+    "If-None-Match": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "The ETag of a copy; or `*`: only if there is nothing yet.",
+        "schema": {"type": "string"},
+    },
+    "Range": {
+        "name": "Range",
+        "in": "header",
+        "description": "One range of bytes, such as `bytes=0-1023`.",
+        "schema": {"type": "string"},
     },
     "Last-Event-ID": {
         "name": "Last-Event-ID",
@@ -169,6 +189,8 @@ def _operation(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> dict[str, Any
             "required": endpoint.body_required,
             "content": {"application/json": {"schema": schemas.incoming(endpoint.body)}},
         }
+    if endpoint.raw:
+        operation["requestBody"] = {"required": True, "content": {"*/*": {"schema": {}}}}
     if endpoint.scope is not None:
         bearer = {"bearer": [endpoint.scope]}
         operation["security"] = [bearer] if endpoint.own_auth is None else [bearer, {"streamToken": []}]
@@ -200,6 +222,7 @@ def _parameters(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> list[dict[st
         parameters.append(parameter)
     if endpoint.idempotent:
         parameters.append({"$ref": "#/components/parameters/Idempotency-Key"})
+    parameters += [{"$ref": f"#/components/parameters/{name}"} for name in endpoint.request_headers]
     if endpoint.media_type == "text/event-stream":
         parameters.append({"$ref": "#/components/parameters/Last-Event-ID"})
     return parameters
@@ -220,7 +243,7 @@ def _responses(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> dict[str, Any
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if model is not None:
             response["content"] = {"application/json": {"schema": schemas.outgoing(model)}}
-        elif status != 204:
+        elif status not in (204, 304):
             response["content"] = {endpoint.media_type: {"schema": _PLAIN.get(endpoint.media_type, _TEXT)}}
         if status == endpoint.status:
             names = (["Location"] if endpoint.location else []) + (
@@ -252,6 +275,8 @@ def _problem_statuses(endpoint: Endpoint[Any, Any]) -> set[int]:
         statuses.add(404)
     if endpoint.body is not None:
         statuses |= {400, 408, 413, 415}
+    if endpoint.raw:
+        statuses |= {400, 408, 413}
     if endpoint.idempotent:
         statuses.add(409)
     return statuses

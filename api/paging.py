@@ -51,7 +51,7 @@ def read_cursor(cursor: str | None, *kinds: type[str] | type[int]) -> tuple[Any,
     for part, kind in zip(parts, kinds, strict=True):
         if type(part) is not kind or (isinstance(part, int) and not -1 <= part < 2**31):
             raise bad_cursor()
-        if isinstance(part, str) and ("\x00" in part or len(part) > 200):
+        if isinstance(part, str) and ("\x00" in part or len(part) > 512):
             raise bad_cursor()
     return tuple(parts)
 

@@ -13,7 +13,7 @@ import structlog
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.endpoint import Answer, Edge, Endpoint, RequestInfo, encode
+from api.endpoint import DEEP, Answer, Edge, Endpoint, RequestInfo, encode
 from api.problems import PROBLEM_TYPE, Problem, problem_of
 
 log = structlog.get_logger(__name__)
@@ -24,8 +24,15 @@ def build_router(edge: Edge, endpoints: Iterable[Endpoint[Any, Any]]) -> ASGIApp
     by_path: dict[str, list[Endpoint[Any, Any]]] = {}
     for endpoint in sorted(endpoints, key=lambda endpoint: not endpoint.stream):
         by_path.setdefault(endpoint.path, []).append(endpoint)
-    routes: list[BaseRoute] = [Route(path, Resource(edge, path, group)) for path, group in by_path.items()]
+    routes: list[BaseRoute] = [Route(_pattern(path), Resource(edge, path, group)) for path, group in by_path.items()]
     return Router(routes, redirect_slashes=False, default=_no_such_route)
+
+
+def _pattern(path: str) -> str:
+    """The path as Starlette reads it."""
+    for name in DEEP:
+        path = path.replace(f"{{{name}}}", f"{{{name}:path}}")
+    return path
 
 
 class Resource:

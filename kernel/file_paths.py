@@ -20,7 +20,7 @@ _REFUSED: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _REFUSED_CHARACTERS: Final = frozenset("\ufffd\ufeff\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def checked_path(path: str) -> str:
+def checked_path(path: str, *, field: str = "path") -> str:
     """`path` as files are kept by: relative, `/` between its parts, in Unicode's normal form C; case matters.
 
     Raises:
@@ -28,26 +28,26 @@ def checked_path(path: str) -> str:
             `..`; it holds a backslash, a control character or one that changes the reading direction.
     """
     if len(path) > MAX_BYTES:
-        raise _bad(f"must be at most {MAX_BYTES} bytes long")
+        raise _bad(field, f"must be at most {MAX_BYTES} bytes long")
     path = unicodedata.normalize("NFC", path)
     if not path:
-        raise _bad("must not be empty")
+        raise _bad(field, "must not be empty")
     for character in path:
         if unicodedata.category(character) in _REFUSED or character in _REFUSED_CHARACTERS:
-            raise _bad(f"must not hold the character U+{ord(character):04X}")
+            raise _bad(field, f"must not hold the character U+{ord(character):04X}")
     if "\\" in path:
-        raise _bad("must have / between its parts, not a backslash")
+        raise _bad(field, "must have / between its parts, not a backslash")
     if len(path.encode()) > MAX_BYTES:
-        raise _bad(f"must be at most {MAX_BYTES} bytes long")
+        raise _bad(field, f"must be at most {MAX_BYTES} bytes long")
     if path.startswith("/"):
-        raise _bad("must be relative, such as `reports/may.csv`: without / at its beginning")
+        raise _bad(field, "must be relative, such as `reports/may.csv`: without / at its beginning")
     parts = path.split("/")
     if len(parts) > MAX_DEPTH:
-        raise _bad(f"must have at most {MAX_DEPTH} parts")
+        raise _bad(field, f"must have at most {MAX_DEPTH} parts")
     if "" in parts:
-        raise _bad("must name a file: no part of it may be empty")
+        raise _bad(field, "must name a file: no part of it may be empty")
     if "." in parts or ".." in parts:
-        raise _bad("must not have `.` or `..` as a part")
+        raise _bad(field, "must not have `.` or `..` as a part")
     return path
 
 
@@ -59,7 +59,7 @@ def checked_prefix(prefix: str) -> str:
     """
     if not prefix:
         return prefix
-    whole = checked_path(prefix.removesuffix("/"))
+    whole = checked_path(prefix.removesuffix("/"), field="prefix")
     return f"{whole}/" if prefix.endswith("/") else whole
 
 
@@ -68,8 +68,8 @@ def content_type_of(path: str) -> str:
     return _TYPES.get(path.rpartition("/")[2].rpartition(".")[2].lower(), "application/octet-stream")
 
 
-def _bad(what: str) -> InvalidInput:
-    return InvalidInput(f"The path {what}.", field="path")
+def _bad(field: str, what: str) -> InvalidInput:
+    return InvalidInput(f"The {field} {what}.", field=field)
 
 
 _TYPES: Final = {
