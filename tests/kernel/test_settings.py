@@ -93,3 +93,34 @@ def test_a_short_lease_needs_a_shorter_renewal_said_too(monkeypatch: pytest.Monk
     given(monkeypatch, LONGHAUL_LEASE_SECONDS="2")
     with pytest.raises(BadSettings, match="LONGHAUL_LEASE_RENEW_SECONDS"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("variables", "wrong"),
+    [
+        ({"LONGHAUL_SEARCH_ENGINE": "searxng"}, "LONGHAUL_SEARCH_URL: .*is needed for searxng"),
+        ({"LONGHAUL_SEARCH_ENGINE": "searxng", "LONGHAUL_SEARCH_URL": "ftp://x"}, "LONGHAUL_SEARCH_URL: .*http"),
+        (
+            {"LONGHAUL_SEARCH_ENGINE": "searxng", "LONGHAUL_SEARCH_URL": "http://u:p@x"},
+            "LONGHAUL_SEARCH_URL: .*password",
+        ),
+        ({"LONGHAUL_SEARCH_ENGINE": "brave"}, "LONGHAUL_SEARCH_KEY: .*is needed for brave"),
+        ({"LONGHAUL_SEARCH_ENGINE": "exa", "LONGHAUL_SEARCH_KEY": "a\nb"}, "LONGHAUL_SEARCH_KEY: .*characters"),
+        (
+            {"LONGHAUL_SEARCH_ENGINE": "ddgs", "LONGHAUL_SEARCH_URL": "http://x"},
+            "LONGHAUL_SEARCH_URL: .*no use to ddgs",
+        ),
+        ({"LONGHAUL_SEARCH_ENGINE": "other"}, "LONGHAUL_SEARCH_ENGINE: "),
+    ],
+)
+def test_a_search_engine_needs_its_address_or_key(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], wrong: str
+) -> None:
+    given(monkeypatch, **variables)
+    with pytest.raises(BadSettings, match=wrong):
+        load_settings()
+
+
+def test_a_key_may_come_with_the_newline_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, LONGHAUL_SEARCH_ENGINE="tavily", LONGHAUL_SEARCH_KEY="tvly-key\n")
+    assert load_settings().search_key.get_secret_value() == "tvly-key"
