@@ -1,4 +1,4 @@
-"""What a tool call of an MCP server brought, as a result of ours. Needs the mcp package.
+"""What MCP servers say of their tools, and what calls of them bring, in our terms. Needs the mcp package.
 
 Texts are joined, structured content is JSON. Images, sound and other binary content are only mentioned, with their
 size: models read text here.
@@ -7,14 +7,30 @@ size: models read text here.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import mcp_types as types
 import orjson
 
+from kernel.effects import EffectClass
+from orchestrator.mcp.listing import ListedTool
 from orchestrator.tools.errors import ToolFailure
-from orchestrator.tools.results import as_text
+from orchestrator.tools.results import as_text, clean, clip
 from orchestrator.tools.tool import JSONValue
+
+_DESCRIPTION_BYTES: Final = 4_000
+
+
+def listed(tool: types.Tool) -> ListedTool:
+    """A tool as its server describes it."""
+    hints = tool.annotations
+    hinted: EffectClass = "once"
+    if hints is not None and hints.read_only_hint:
+        hinted = "read"
+    elif hints is not None and hints.idempotent_hint:
+        hinted = "idempotent"
+    description = clip(clean(tool.description or tool.title or tool.name), _DESCRIPTION_BYTES)
+    return ListedTool(tool.name, description, tool.input_schema, hinted)
 
 
 def result(server: str, answer: types.CallToolResult) -> JSONValue:

@@ -25,8 +25,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from kernel.effects import EffectClass
 from orchestrator.egress import EgressRefused
-from orchestrator.mcp.content import result
+from orchestrator.mcp.content import listed, result
 from orchestrator.mcp.faults import Faults
+from orchestrator.mcp.greeting import greet
 from orchestrator.mcp.listing import EFFECT, KEY, ListedTool
 from orchestrator.tools.errors import ToolFailure
 from orchestrator.tools.results import clean, clip
@@ -41,13 +42,11 @@ for _talkative in ("mcp", "client", "httpx2", "httpcore2"):
 Streams: TypeAlias = Callable[[Faults, Callable[[str], None]], AbstractAsyncContextManager[tuple[Any, Any]]]
 """Opens a transport, given where it leaves faults and what it calls when the server is gone."""
 
-_PROBE: Final = 3.0  # seconds for a server of the older protocol to say that it does not know the newer one
 _FAREWELL: Final = 10.0
 _LAST_WORDS: Final = 2.0
 _PAGES: Final = 20
 _TOOLS: Final = 512
 _ROUNDS: Final = 20
-_DESCRIPTION_BYTES: Final = 4_000
 _ERROR_BYTES: Final = 4_096
 _ANSWERS: Final[TypeAdapter[types.CallToolResult | types.InputRequiredResult]] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
@@ -182,7 +181,7 @@ class Session:
                 ) as client,
             ):
                 try:
-                    await self._agree(client)
+                    await greet(client, self._faults, handshake=self._handshake)
                     self._client = client
                     self.used = self._loop.time()
                     if not self._opened.done():
@@ -208,26 +207,6 @@ class Session:
 
     def _not_available(self, why: str) -> ToolFailure:
         return ToolFailure(f"The MCP server {self._name!r} is not available: {why}.", reached=False)
-
-    async def _agree(self, client: ClientSession) -> None:
-        """Settles the protocol: asks a server what it speaks, and greets one that does not know the question."""
-        if not self._handshake:
-            try:
-                async with asyncio.timeout(_PROBE):
-                    await client.discover()
-                    return
-            except MCPError as error:
-                if (failure := self._faults.take(error.message)) is not None and not _answered(failure):
-                    raise failure from None
-            except (TimeoutError, ValidationError, RuntimeError):
-                pass  # it knows something else by this name, or it is slow, or it speaks no newer version
-        try:
-            await client.initialize()
-        except MCPError as error:
-            if error.code != types.UNSUPPORTED_PROTOCOL_VERSION:
-                raise
-            # It has heard the question in the end, or it has learned the newer protocol since.
-            await client.discover()
 
     async def _stay(self, client: ClientSession) -> None:
         listening = asyncio.create_task(self._listen(client))
@@ -391,7 +370,7 @@ class Session:
             raise ToolFailure(f"The MCP server {self._name!r} sent a list of tools that is not valid.") from None
         if cursor is not None or len(found) > _TOOLS:
             log.warning("mcp_tools_cut", server=self._name, kept=min(len(found), _TOOLS))
-        return [_listed(tool) for tool in found[:_TOOLS]]
+        return [listed(tool) for tool in found[:_TOOLS]]
 
     def _failure(self, error: MCPError) -> ToolFailure:
         if (failure := self._faults.take(error.message)) is not None:
@@ -406,19 +385,3 @@ class Session:
     def _broken(self) -> ToolFailure:
         why = f": {self._lost}" if self._lost else ""
         return ToolFailure(f"The MCP server {self._name!r} broke off during the call{why}.", retryable=True)
-
-
-def _answered(failure: ToolFailure) -> bool:
-    """Whether a server of the older protocol may have meant "what?" by this, and might answer a greeting."""
-    return "HTTP 4" in failure.message or "not an answer" in failure.message
-
-
-def _listed(tool: types.Tool) -> ListedTool:
-    hints = tool.annotations
-    hinted: EffectClass = "once"
-    if hints is not None and hints.read_only_hint:
-        hinted = "read"
-    elif hints is not None and hints.idempotent_hint:
-        hinted = "idempotent"
-    description = clip(clean(tool.description or tool.title or tool.name), _DESCRIPTION_BYTES)
-    return ListedTool(tool.name, description, tool.input_schema, hinted)

@@ -43,7 +43,7 @@ class Client:
     async def names(self) -> list[str]:
         return list((await self.toolbox()).names)
 
-    async def call(self, tool: str, **arguments: Any) -> ToolOutcome:
+    async def call(self, tool: str, /, **arguments: Any) -> ToolOutcome:
         box = await self.toolbox()
         context = ToolContext(self.org, None, None, "ses", "run", "call", "run:step:call")
         return await box.call(f"{self.definition.name}_{tool}", arguments, context, allowed=box.names)
