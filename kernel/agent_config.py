@@ -44,6 +44,8 @@ class ModelChoice(Definition):
     def _key_for_an_address(self) -> ModelChoice:
         if self.api_key is not None and self.base_url is None:
             raise ValueError("api_key needs base_url: the deployment's own endpoint has its own key")
+        if self.provider is not None and self.base_url is not None:
+            raise ValueError("base_url and provider can't be used together: a provider has its own address")
         return self
 
 

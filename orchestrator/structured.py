@@ -21,7 +21,8 @@ from orchestrator.models.turn import too_deep
 
 MOST_REPAIRS: Final = 2
 _MOST_SHOWN: Final = 2_000
-_FENCE: Final = re.compile(r"```[A-Za-z0-9]*[ \t]*\r?\n(.*?)\n?[ \t]*```", re.DOTALL)
+_MOST_READ: Final = 1_000_000
+_FENCE: Final = re.compile(r"```[A-Za-z0-9]*[ \t]*\r?\n(.*?)```", re.DOTALL)  # takes linear time
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,15 @@ class AnswerSchema:
     def read(self, text: str) -> str | Misfit:
         """The JSON in the model's answer, which may stand in a code fence, or what is wrong with it."""
         text = str(text)  # LangChain's messages give a subclass, which orjson does not read
+        if len(text) > _MOST_READ:
+            return Misfit(text[:_MOST_SHOWN], [f"it is longer than {_MOST_READ} characters"])
         whole = _json(text)
         if isinstance(whole, str):
             fenced = _FENCE.findall(text)
             inner = _json(fenced[-1]) if fenced else whole
             if isinstance(inner, str):
                 return Misfit(text, [inner])
-            whole, text = inner, fenced[-1]
+            whole, text = inner, fenced[-1].strip()
         value = whole.value
         if too_deep(value):
             return Misfit(text, ["it is nested too deep"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from langchain_core.runnables import Runnable
 from pydantic import Field
 
 from kernel.agent_config import ModelChoice
+from kernel.plugins import BadPlugin
 from orchestrator.errors import ModelError, ModelOverloaded, ModelTimedOut, ProviderFailed
 from orchestrator.models import Models, Piece, ResponseFormat, TextDelta, Turn, Usage
+from orchestrator.models.plugin import installed_providers
 from orchestrator.models.provider import ProviderFactory
 from orchestrator.tools.tool import NoSecrets
 from tests.orchestrator.test_models_endpoints import settings
@@ -194,3 +197,31 @@ async def test_a_factory_that_breaks_says_so() -> None:
 
     with pytest.raises(ProviderFailed, match="KeyError: 'ACME_TOKEN'"):
         await asked(factory)
+
+
+# found by their entry points
+
+
+def test_plug_ins_are_found_by_their_entry_points_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distribution(tmp_path, monkeypatch, "parrots = parrot_models:parrot")
+    (tmp_path / "parrot_models.py").write_text("def parrot(choice):\n    return choice.name\n")
+    [parrot] = [factory for name, factory in installed_providers().items() if name == "parrots"]
+    assert parrot(ModelChoice(name="polly")) == "polly"  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize("target", ["missing_models:parrot", "json:nothing", "math:pi"])
+def test_a_plug_in_that_is_no_function_keeps_a_worker_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    distribution(tmp_path, monkeypatch, f"broken = {target}")
+    with pytest.raises(BadPlugin, match=r"'broken'.*longhaul\.models"):
+        installed_providers()
+
+
+def distribution(folder: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
+    """Installs a distribution with one plug-in for the time of the test."""
+    info = folder / "acme_models-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-models\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[longhaul.models]\n{entry}\n")
+    monkeypatch.syspath_prepend(str(folder))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from orchestrator.errors import BadResponseSchema
@@ -26,8 +28,7 @@ def test_json_is_taken_as_it_stands(text: str) -> None:
 )
 def test_a_code_fence_is_taken_off_and_the_last_one_counts(text: str) -> None:
     read = AnswerSchema(SCHEMA).read(text)
-    assert isinstance(read, str)
-    assert read.strip() == '{"n": 1}'
+    assert read == '{"n": 1}'
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,7 @@ def test_a_code_fence_is_taken_off_and_the_last_one_counts(text: str) -> None:
         ('{"n": 1, "s": "\\ud800"}', "not valid JSON"),
         ('{"n": 1, "deep": ' + "[" * 100 + "]" * 100 + "}", "too deep"),
         ("[" * 100_000, "not valid JSON"),
+        ('"' + "x" * 1_000_000 + '"', "longer than"),
     ],
 )
 def test_what_does_not_fit_is_said_to_the_model(text: str, problem: str) -> None:
@@ -53,6 +55,15 @@ def test_what_does_not_fit_is_said_to_the_model(text: str, problem: str) -> None
     assert (said.type, told.type) == ("ai", "human")
     assert said.text
     assert problem in told.text
+
+
+@pytest.mark.parametrize(
+    "text", ["```\n" + " " * 900_000, "```a\n" * 150_000, "`" * 900_000, "```\n" + "\n`` " * 200_000]
+)
+def test_no_answer_takes_long_to_read(text: str) -> None:
+    started = time.perf_counter()
+    assert isinstance(AnswerSchema(SCHEMA).read(text), Misfit)
+    assert time.perf_counter() - started < 2
 
 
 def test_any_json_can_be_asked_for() -> None:
