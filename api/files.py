@@ -139,13 +139,14 @@ class SessionFiles:
         session_id, path = call.path["session_id"], call.path["file_path"]
         announced = call.headers.get(b"content-length", b"")
         content_type = _content_type(call.headers)
+        body = _Incoming(call.receive)
         try:
             async with asyncio.timeout(_UPLOAD_SECONDS):
                 file = await self._files.write(
                     call.org_id,
                     session_id,
                     path,
-                    _incoming(call.receive),
+                    body.pieces(),
                     by=Author(call.principal.user_id),
                     content_type=content_type,
                     expected=await self._expected(call),
@@ -154,7 +155,8 @@ class SessionFiles:
         except TimeoutError:
             raise _too_slow() from None
         except CallerError as error:
-            if b"expect" not in call.headers:  # a client that waits for leave to send has not sent anything
+            # A client that waits for leave to send has not sent anything.
+            if not body.ended and b"expect" not in call.headers:
                 await discard(call.receive)
             if isinstance(error, FileTooLarge | NoRoom):
                 raise refuse(413, error.code, error.message, suggestions=error.suggestions, headers=_CLOSE) from None
@@ -191,19 +193,25 @@ class SessionFiles:
         return there.etag
 
 
-async def _incoming(receive: Receive) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            async with asyncio.timeout(_IDLE_SECONDS):
-                message = await receive()
-        except TimeoutError:
-            raise _too_slow() from None
-        if message["type"] == "http.disconnect":
-            raise refuse(400, "incomplete_body", "The body broke off.")
-        if piece := message.get("body", b""):
-            yield piece
-        if not message.get("more_body", False):
-            return
+class _Incoming:
+    """The body as it comes in. `ended` says whether there is anything more to come."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        while not self.ended:
+            try:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    message = await self._receive()
+            except TimeoutError:
+                raise _too_slow() from None
+            self.ended = not message.get("more_body", False)
+            if message["type"] == "http.disconnect":
+                raise refuse(400, "incomplete_body", "The body broke off.")
+            if piece := message.get("body", b""):
+                yield piece
 
 
 def _too_slow() -> Refusal:
