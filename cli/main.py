@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import demo, dev, keys, migrate, orgs, processes, run, workers
+from cli import demo, dev, doctor, keys, migrate, orgs, processes, run, workers
 from kernel.errors import LonghaulError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.command()(demo.demo)
 app.command()(dev.dev)
 app.command()(run.run)
 app.command()(migrate.migrate)
+app.command()(doctor.doctor)
 app.add_typer(keys.app, name="keys")
 app.add_typer(orgs.app, name="orgs")
 app.command()(workers.workers)

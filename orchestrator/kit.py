@@ -56,6 +56,16 @@ class Outfitter:
         self._skills = skills
         self._makers = makers
 
+    @property
+    def tools(self) -> Toolbox:
+        """The tools of this process."""
+        return self._toolbox
+
+    @property
+    def skills(self) -> Skills:
+        """Where skills are found."""
+        return self._skills
+
     async def kit(self, entries: Sequence[ToolEntry], skills: Sequence[str], scope: KitScope) -> Kit:
         """The kit of an agent with these tools and skills. Of two tools with one name the agent's own is taken.
 
