@@ -119,6 +119,7 @@ async def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
         "POST /v1/runs/{run_id}/cancel",
         "POST /v1/runs/{run_id}/pause",
         "POST /v1/runs/{run_id}/resume",
+        "POST /v1/runs/{run_id}/retry",
         "POST /v1/runs/{run_id}/stream-token",
         "POST /v1/runs/{run_id}/tool-results",
         "GET /v1/approvals",
