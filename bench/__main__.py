@@ -35,6 +35,7 @@ from bench.rows import (
     start,
     subscribers,
     tokens,
+    tools,
 )
 from bench.subject import Subject, clean_environment, running_subject
 from cli.console import complain, say
@@ -48,7 +49,7 @@ _DESCRIPTORS = 8192
 # In the order of the table; measured are the light ones first.
 _KEYS = (
     *(first_token.KEY, runs.KEY, tokens.KEY, idle_streams.KEY, subscribers.KEY, memory.KEY, claims.KEY, scaling.KEY),
-    *(fairness.KEY, rounds.KEY, sandbox.KEY, recovery.KEY, start.KEY),
+    *(fairness.KEY, rounds.KEY, tools.KEY, sandbox.KEY, recovery.KEY, start.KEY),
 )
 _ORDER = (first_token.KEY, first_token.PICKUP_KEY, *_KEYS[1:])
 
@@ -78,7 +79,19 @@ class Bench:
         weights = memory.MemoryRow()
         if memory.KEY in self._only:
             await self._row(memory.KEY, memory.TITLE, lambda: _none(weights.before(subject)))
-        for row in (idle_streams, first_token, runs, tokens, rounds, sandbox, claims, scaling, fairness, subscribers):
+        for row in (
+            idle_streams,
+            first_token,
+            runs,
+            tokens,
+            rounds,
+            tools,
+            sandbox,
+            claims,
+            scaling,
+            fairness,
+            subscribers,
+        ):
             if row.KEY in self._only:
                 await self._row(row.KEY, row.TITLE, partial(row.measure, subject))
         if memory.KEY in self._only:

@@ -80,7 +80,7 @@ class _Pages(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are so in behaviour only
 
     def data_received(self, data: bytes) -> None:
-        asked = re.match(rb"GET /(\d+)/(\d+)", data)
+        asked = re.match(rb"(?:GET|POST) /(\d+)/(\d+)", data)
         size, delay = (int(asked[1]), int(asked[2])) if asked else (0, 0)
         head = f"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {size}\r\n\r\n".encode()
         page = head + (b"A page of so many bytes. " * (size // 25 + 1))[:size]
