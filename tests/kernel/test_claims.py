@@ -161,11 +161,12 @@ async def test_the_next_owner_is_told_what_the_last_one_left(own_database: Pool,
     [claimed] = await heir.claim(1)
     taken, unfinished = await heir.take_over(claimed)
     assert unfinished == {"msg_begun": "", "msg_begun_too": "helper:2"}
-    assert (taken.input_tokens, taken.output_tokens) == (15, 26)
+    spent = taken.spent_in_all
+    assert (spent.input_tokens, spent.output_tokens) == (15, 26)
     assert [(message.position, message.content) for message in taken.messages] == [(0, "hello"), (1, "kept")]
 
     new_pen = writer.pen(taken)
-    new_pen.take_over(unfinished, taken.input_tokens, taken.output_tokens)
+    new_pen.take_over(unfinished, spent.input_tokens, spent.output_tokens)
     assert new_pen.usage() == {"input_tokens": 15, "output_tokens": 26, "cost": 0.0}
     new_pen.end(FINISHED)
     await new_pen.committed()
