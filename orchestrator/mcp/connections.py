@@ -236,8 +236,18 @@ class McpConnections:
         def endpoint() -> Streams:
             from orchestrator.mcp.http import http_streams
 
-            assert self._tls is not None
-            return partial(_opened, http_streams, definition.name, url, headers, Gate(allow), self._resolve, self._tls)
+            tls, gate = self._tls, Gate(allow)
+            assert tls is not None
+            return lambda faults, on_lost: http_streams(
+                definition.name,
+                url,
+                headers,
+                gate=gate,
+                resolve=self._resolve,
+                tls=tls,
+                faults=faults,
+                on_lost=on_lost,
+            )
 
         return endpoint
 
@@ -264,11 +274,6 @@ def _import() -> ssl.SSLContext:
     import orchestrator.mcp.stdio  # noqa: F401
 
     return httpcore2.default_ssl_context()
-
-
-def _opened(http_streams: Any, name: str, url: str, headers: Any, gate: Any, resolve: Any, tls: Any, *told: Any) -> Any:
-    faults, on_lost = told
-    return http_streams(name, url, headers, gate=gate, resolve=resolve, tls=tls, faults=faults, on_lost=on_lost)
 
 
 def _pair(url: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -39,6 +40,7 @@ _CONNECT: Final = 5.0
 _CONNECTIONS: Final = 64
 _ADDRESSES_TRIED: Final = 4
 _ERROR_BYTES: Final = 65_536
+_AT_ONCE: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # head and body of a request are two writes
 
 
 @asynccontextmanager
@@ -96,7 +98,7 @@ class _GatedBackend(httpcore2.AsyncNetworkBackend):
             raise httpcore2.ConnectError("the name does not resolve") from None
         for pinned in self._gate.addresses(host, port, found[:_ADDRESSES_TRIED]):
             try:
-                return await self._network.connect_tcp(pinned, port, timeout, local_address, socket_options)
+                return await self._network.connect_tcp(pinned, port, timeout, local_address, _AT_ONCE)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure

@@ -216,7 +216,7 @@ async def over_stdio(*, handshake: bool) -> None:
 
 async def over_http(*, handshake: bool) -> None:
     app: Any = server.streamable_http_app()
-    listening = socket.socket()
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else without TCP_NODELAY
     listening.bind(("127.0.0.1", 0))
     listening.listen()
     sys.stdout.write(f"{listening.getsockname()[1]}\n")

@@ -199,6 +199,11 @@ async def test_a_server_killed_mid_call_fails_the_call_and_not_the_run(
     died = await call
     assert died.status == "unknown"
     assert "offer" in died.result
+
+    async def gone_for_good() -> bool:
+        return not is_alive(pids(diary)[0])
+
+    await eventually(gone_for_good, what="its port is closed")
     gone = await client.call("note", text="b")
     assert gone.status == "error", gone.result
     assert "can't be reached" in gone.result
@@ -427,7 +432,7 @@ async def test_a_program_takes_no_credential(diary: Path) -> None:
 async def test_the_mcp_package_is_imported_by_its_first_use_only() -> None:
     code = (
         "import sys, worker.equipment, api.app\n"
-        "found = [n for n in ('mcp', 'mcp_types', 'httpx2', 'httpcore2') if n in sys.modules]\n"
+        "found = [name for name in ('mcp', 'mcp_types', 'orchestrator.mcp.session') if name in sys.modules]\n"
         "assert not found, found\n"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=ROOT)
