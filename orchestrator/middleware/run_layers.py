@@ -14,7 +14,7 @@ from kernel.content import text_of
 from kernel.events import FINAL_STATUSES
 from kernel.ids import new_id
 from kernel.leases import ClaimedRun
-from kernel.runlog import End, RunLog
+from kernel.runlog import End, NewStep, RunLog
 from orchestrator.middleware.calls import RunCall, RunOutcome
 from orchestrator.models.turn import Usage
 from orchestrator.state import GraphState
@@ -73,13 +73,16 @@ def outcome_of(state: GraphState, pen: RunLog) -> RunOutcome:
 
 
 def conclude(run: ClaimedRun, agent: AgentConfig, pen: RunLog, outcome: RunOutcome) -> None:
-    """Ends a run that did not come to its end by itself with the outcome that a layer gave."""
+    """Ends a run that did not come to its end by itself with the outcome that a layer gave. Its only step of this
+    attempt is RESPOND."""
     status = outcome.status if outcome.status in FINAL_STATUSES else "failed"
     if status != "succeeded":
         error = {"code": outcome.finish_reason, "message": outcome.text, "retryable": False, "suggestions": []}
         pen.say("error", error, urgent=False)
         pen.end(End(status, outcome.finish_reason, pen.usage(), error))
         return
+    step_id = f"{run.attempt}-respond-instead"
+    pen.say("state_entered", {"state": "RESPOND", "step_id": step_id, "path": ""}, urgent=False)
     message_id = new_id("msg")
     position = 1 + max((message.position for message in run.messages if not message.path), default=-1)
     Transcript(pen, "").add_assistant(position, AIMessage(outcome.text), message_id)
@@ -88,6 +91,7 @@ def conclude(run: ClaimedRun, agent: AgentConfig, pen: RunLog, outcome: RunOutco
         with suppress(ValueError):  # what it has to be is for the layer to know
             message["parsed"] = orjson.loads(outcome.text)
     pen.conclude("", "message", message)
+    pen.record_step(NewStep(step_id, "", "RESPOND", 0.0))
     pen.end(End("succeeded", outcome.finish_reason, pen.usage(), None))
 
 
