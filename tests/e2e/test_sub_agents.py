@@ -143,7 +143,7 @@ async def test_cancelling_a_run_reaches_the_agents_at_the_leaves(
     team = [{"name": "middle", "model": {"name": middle}, "tools": [], "sub_agents": below}]
     agent = await made(caller, script, tools=[], sub_agents=team)
     async with caller.following(agent_id=agent) as stream:
-        seen = set()
+        seen: set[str] = set()
         while seen != {"middle:2/left:2", "middle:2/right:3"}:
             seen.add((await stream.until("message_chunk")).data["path"])
         run_id = stream.events[0].data["run_id"]
