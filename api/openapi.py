@@ -35,6 +35,7 @@ _HEADERS: Final = {
     "Allow": {"description": "Methods that the path takes.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}},
 }
+_BYTES: Final = {"schema": {"type": "string", "format": "binary"}}
 _TEXT: Final = {"type": "string"}
 _PLAIN: Final = {
     "application/json": {"type": "object"},
@@ -190,7 +191,7 @@ def _operation(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> dict[str, Any
             "content": {"application/json": {"schema": schemas.incoming(endpoint.body)}},
         }
     if endpoint.raw:
-        operation["requestBody"] = {"required": True, "content": {"*/*": {"schema": {}}}}
+        operation["requestBody"] = {"required": True, "content": {"application/octet-stream": _BYTES}}
     if endpoint.scope is not None:
         bearer = {"bearer": [endpoint.scope]}
         operation["security"] = [bearer] if endpoint.own_auth is None else [bearer, {"streamToken": []}]

@@ -13,6 +13,8 @@ from kernel.errors import InvalidInput
 
 MAX_BYTES: Final = 512
 MAX_DEPTH: Final = 16
+MAX_PART: Final = 255
+"""Bytes of a name, which is what file systems take."""
 
 # Control characters, halves of surrogate pairs, line and paragraph separators.
 _REFUSED: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -24,8 +26,9 @@ def checked_path(path: str, *, field: str = "path") -> str:
     """`path` as files are kept by: relative, `/` between its parts, in Unicode's normal form C; case matters.
 
     Raises:
-        InvalidInput: it is empty, absolute, longer than 512 bytes or deeper than 16 parts; a part is empty, `.` or
-            `..`; it holds a backslash, a control character or one that changes the reading direction.
+        InvalidInput: it is empty, absolute, longer than 512 bytes or deeper than 16 parts; a part is empty, longer
+            than 255 bytes, `.` or `..`; it holds a backslash, a control character or one that changes the reading
+            direction.
     """
     if len(path) > MAX_BYTES:
         raise _bad(field, f"must be at most {MAX_BYTES} bytes long")
@@ -46,6 +49,8 @@ def checked_path(path: str, *, field: str = "path") -> str:
         raise _bad(field, f"must have at most {MAX_DEPTH} parts")
     if "" in parts:
         raise _bad(field, "must name a file: no part of it may be empty")
+    if any(len(part.encode()) > MAX_PART for part in parts):
+        raise _bad(field, f"must not have a part of more than {MAX_PART} bytes")
     if "." in parts or ".." in parts:
         raise _bad(field, "must not have `.` or `..` as a part")
     return path

@@ -1,0 +1,214 @@
+"""Questions over the files of a session: CSV, Parquet and JSON as tables of DuckDB, in a process of its own.
+
+For each question the files that it names are copied into a private folder, under names of ours, and a process is
+started there that loads them, locks itself up and asks (`duckdb_process.py`). It gets an empty environment and no
+secret, and is killed when its time is over. No more than a few run at the same time in one worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from kernel.files import File, Files
+from orchestrator.tools.errors import ToolFailure
+
+_PROCESS: Final = Path(__file__).with_name("duckdb_process.py")
+_FORMATS: Final = {
+    "csv": "csv",
+    "tsv": "csv",
+    "parquet": "parquet",
+    "json": "json",
+    "jsonl": "json",
+    "ndjson": "json",
+}
+_TYPES: Final = {
+    "text/csv": "csv",
+    "text/tab-separated-values": "csv",
+    "application/vnd.apache.parquet": "parquet",
+    "application/json": "json",
+    "application/x-ndjson": "json",
+}
+_START_SECONDS: Final = 10.0
+_MOST_OUTPUT: Final = 2_000_000
+_LISTED: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """Of one question. `database_bytes` is what DuckDB may use, `memory_bytes` the address space of the whole process;
+    `loaded_bytes` of files at most are loaded."""
+
+    seconds: float = 30.0
+    rows: int = 200
+    answer_bytes: int = 48_000
+    loaded_bytes: int = 128 * 1_048_576
+    database_bytes: int = 512 * 1_048_576
+    memory_bytes: int = 2 * 1_073_741_824
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A file as a table. It goes by all of `names`; the first is the shortest. Case does not matter in them."""
+
+    file: File
+    format: str
+    names: Sequence[str]
+
+    def is_named_in(self, sql: str) -> bool:
+        """Whether `sql` may speak of it; where it only looks so, it is loaded for nothing."""
+        return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql, re.IGNORECASE) for name in self.names)
+
+
+class FileQueries:
+    """Asks. One per worker; at most `at_once` processes run at the same time."""
+
+    def __init__(self, files: Files, limits: QueryLimits | None = None, *, at_once: int = 2) -> None:
+        self._files = files
+        self._limits = limits or QueryLimits()
+        self._turns = asyncio.Semaphore(at_once)
+
+    async def tables(self, org_id: str, session_id: str) -> list[Table]:
+        """The files that can be asked."""
+        return tables_of(await self._files.list(org_id, session_id, limit=_LISTED))
+
+    async def ask(self, org_id: str, session_id: str, sql: str) -> Mapping[str, Any]:
+        """The answer: `columns` with name and type, `rows` as lists, and whether there are `more`.
+
+        Raises:
+            ToolFailure: for the model: why there is none.
+            CallerError, StoreUnavailable: of the files.
+        """
+        there = await self.tables(org_id, session_id)
+        tables = [table for table in there if table.is_named_in(sql)]
+        size = sum(table.file.size for table in tables)
+        if size > self._limits.loaded_bytes:
+            raise ToolFailure(
+                f"The files that are named have {size} bytes together, and at most {self._limits.loaded_bytes} can be "
+                "asked at once.",
+                reached=False,
+            )
+        async with self._turns:
+            folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="longhaul-query-"))
+            try:
+                loads = []
+                for number, table in enumerate(tables):
+                    name = f"table{number}.{table.format}{'.gz' if table.file.path.lower().endswith('.gz') else ''}"
+                    await self._files.download_to(org_id, session_id, table.file.path, folder / name)
+                    loads.append(
+                        {
+                            "file": name,
+                            "path": table.file.path,
+                            "format": table.format,
+                            "names": table.names,
+                        }
+                    )
+                answer = await self._run(folder, loads, sql)
+            finally:
+                await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+        if "error" in answer:
+            known = ", ".join(table.names[0] for table in there[:50]) or "none"
+            hint = f"\nTables there are: {known}." if "does not exist" in answer["error"] else ""
+            raise ToolFailure(f"{answer['error']}{hint}", reached=False)
+        return answer
+
+    async def _run(self, folder: Path, tables: Sequence[Mapping[str, Any]], sql: str) -> dict[str, Any]:
+        limits = self._limits
+        task = {
+            "sql": sql,
+            "tables": tables,
+            "seconds": limits.seconds,
+            "cpu_seconds": int(limits.seconds + _START_SECONDS),
+            "max_rows": limits.rows,
+            "max_bytes": limits.answer_bytes,
+            "database_bytes": limits.database_bytes,
+            "memory_bytes": limits.memory_bytes,
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", str(_PROCESS)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            cwd=folder,
+            env={"HOME": str(folder), "LANG": "C.UTF-8"},
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(limits.seconds + _START_SECONDS):
+                output = await _talk(process, orjson.dumps(task))
+        except TimeoutError:
+            raise ToolFailure(f"It took longer than {limits.seconds:g} s. Ask for less, or filter first.") from None
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            await asyncio.shield(process.wait())
+        try:
+            answer: dict[str, Any] = orjson.loads(output)
+        except orjson.JSONDecodeError:
+            raise ToolFailure(
+                "The question was too much: it needs too much memory or time. Let it group, filter or limit more."
+            ) from None
+        return answer
+
+
+def tables_of(files: Sequence[File]) -> list[Table]:
+    """Those of the files that can be asked, each with names that are its alone."""
+    found = [(file, format) for file in files if (format := _format(file)) is not None]
+    stems = Counter(_identifier(_stem(file.path)) for file, _ in found)
+    taken = {name for name, times in stems.items() if name and times == 1}
+    tables = []
+    for number, (file, format) in enumerate(found, 1):
+        stem = _identifier(_stem(file.path))
+        names = [stem] if stem in taken else []
+        if file.path.casefold() not in taken:
+            taken.add(file.path.casefold())
+            names.append(file.path)
+        tables.append(Table(file, format, names or [f"file_{number}"]))
+    return tables
+
+
+async def _talk(process: asyncio.subprocess.Process, task: bytes) -> bytes:
+    """Hands the task over and takes the answer, as much of it as there may be."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(ConnectionError):  # it has ended already, and its output says why
+        process.stdin.write(task)
+        await process.stdin.drain()
+        process.stdin.close()
+    output = bytearray()
+    while piece := await process.stdout.read(65_536):
+        output += piece
+        if len(output) > _MOST_OUTPUT:
+            break
+    return bytes(output)
+
+
+def _format(file: File) -> str | None:
+    name = file.path.rpartition("/")[2].lower().removesuffix(".gz")
+    end = name.rpartition(".")[2] if "." in name else ""
+    return _FORMATS.get(end) or _TYPES.get(file.content_type.partition(";")[0].strip().lower())
+
+
+def _stem(path: str) -> str:
+    name = path.rpartition("/")[2]
+    if name.lower().endswith(".gz"):
+        name = name[:-3]
+    return name.rpartition(".")[0] or name
+
+
+def _identifier(text: str) -> str:
+    """A name that SQL takes without quotes."""
+    name = "".join(character if character.isalnum() else "_" for character in text.casefold()).strip("_")
+    return f"t_{name}" if name[:1].isdigit() else name
