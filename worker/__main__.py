@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from kernel.bell import Bell
 from kernel.errors import BadSettings, LonghaulError
 from kernel.fanout import Publisher
+from kernel.files import Files
 from kernel.journal import Journal
 from kernel.leases import Leases
 from kernel.log import configure_logs
@@ -132,7 +133,8 @@ async def work(settings: Settings) -> None:
             renew_seconds=settings.lease_renew_seconds,
             measures=host.measures,
         )
-        retention = Retention(db, Policies.from_settings(settings))
+        files = Files.from_settings(settings, db) if settings.files_url else None
+        retention = Retention(db, Policies.from_settings(settings), files=files)
         if bus is not None:
             bus.start()
         async with asyncio.TaskGroup() as tasks:

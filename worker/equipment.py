@@ -16,6 +16,7 @@ from kernel.files import Files
 from kernel.postgres import Pool
 from kernel.settings import Settings
 from memory.port import Memory
+from orchestrator.data.files import FileQueries
 from orchestrator.data.postgres import PostgresSources
 from orchestrator.egress import EgressClient
 from orchestrator.egress.gate import Gate
@@ -40,6 +41,7 @@ from orchestrator.tools.http_fetch import HttpFetch
 from orchestrator.tools.http_send import HttpPost, HttpPut
 from orchestrator.tools.memory import Recall, Remember
 from orchestrator.tools.python import PythonTool
+from orchestrator.tools.query_files import QueryFiles
 from orchestrator.tools.query_source import ListSources, QuerySource
 from orchestrator.tools.read_page import ReadPage
 from orchestrator.tools.tool import Tool
@@ -96,6 +98,8 @@ def _file_tools(files: Files) -> Iterator[Tool[Any]]:
     yield EditFile(files)
     yield MoveFile(files)
     yield DeleteFile(files)
+    if find_spec("duckdb") is not None:
+        yield QueryFiles(FileQueries(files))
 
 
 def _source_tools(settings: Settings, db: Pool, stack: AsyncExitStack) -> Iterator[Tool[Any]]:

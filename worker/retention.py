@@ -8,6 +8,7 @@ at the same time: a batch that finds another one at work does nothing. A pass ma
 - Chunks and checkpoints of a run go some time after its end: its `message` events hold the text.
 - Events of old runs go up to the session's floor, which rises first: below it nothing is shown any more.
 - Idle sessions go with all that belongs to them, but for what agents have remembered.
+- Bytes of files that no session has any more go from the blob store.
 - Idempotency keys go after a day, workers that have not been seen for an hour.
 """
 
@@ -21,6 +22,8 @@ from typing import Final
 
 import structlog
 
+from kernel.errors import StoreUnavailable
+from kernel.files import Files
 from kernel.postgres import Pool
 from kernel.settings import Settings
 from kernel.sql import statements
@@ -69,18 +72,23 @@ class Removed:
     sessions: int = 0
     rows: int = 0
     keys: int = 0
+    blobs: int = 0
 
 
 class Retention:
     """Passes over what is due.
 
     Args:
+        files: whose bytes are tidied up too.
         rows: removed in one transaction at most. Marks on runs that are dealt with come on top, 200 at most.
         seconds: after so many a pass ends, done or not, but not before each policy has had a batch.
     """
 
-    def __init__(self, db: Pool, policies: Policies, *, rows: int = 2_000, seconds: float = 40.0) -> None:
+    def __init__(
+        self, db: Pool, policies: Policies, *, files: Files | None = None, rows: int = 2_000, seconds: float = 40.0
+    ) -> None:
         self._db = db
+        self._files = files
         self._policies = policies
         self._rows = rows
         self._seconds = seconds
@@ -97,7 +105,7 @@ class Retention:
         begun = time.monotonic()
         removed = Removed()
         await self._db.execute(SQL.forget_dead_workers)
-        batches: list[Batch] = [self._forget_keys, self._shorten_logs, self._forget_sessions]
+        batches: list[Batch] = [self._forget_keys, self._sweep_blobs, self._shorten_logs, self._forget_sessions]
         while batches:
             batches = [batch for batch in batches if await _at_ease(batch, removed)]
             if time.monotonic() - begun >= self._seconds:
@@ -153,6 +161,18 @@ class Retention:
         if row["total"] < self._rows:
             del self._idle[:_SESSIONS]
         return True
+
+    async def _sweep_blobs(self, removed: Removed) -> bool:
+        if self._files is None:
+            return False
+        await self._files.forget_calls()
+        try:
+            blobs = await self._files.sweep()
+        except StoreUnavailable as error:
+            log.warning("blobs_not_swept", error=error.message, effect="tried again in a minute")
+            return False
+        removed.blobs += blobs
+        return blobs > 0
 
     async def _forget_keys(self, removed: Removed) -> bool:
         keys: int = await self._db.fetchval(SQL.forget_idempotency_keys, LOCK, self._rows)

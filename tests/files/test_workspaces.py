@@ -17,6 +17,7 @@ from kernel.files import ABSENT, Author, FileChanged, Files
 from kernel.ids import new_id
 from kernel.sessions import create_session, delete_session
 from tests.files.conftest import LIMITS, Workspace
+from worker.retention import Policies, Retention
 
 BIG = bytes(range(256)) * 26_000  # more than one part of an upload to S3
 
@@ -379,3 +380,15 @@ async def test_a_store_that_is_away_is_said_to_be(workspace: Workspace, url: str
     assert await workspace.paths() == ["a"]
     await away.delete(*workspace.at, "a", by=Author())
     assert len(await workspace.loose()) == 3
+
+
+async def test_retention_sweeps_what_is_left_and_bears_a_store_that_is_away(workspace: Workspace) -> None:
+    policies = Policies(None, None, None)
+    await workspace.write("a")
+    await delete_session(workspace.db, *workspace.at)
+    away = Files(workspace.db, Blobs(BlobPlace("")), LIMITS)
+    await Retention(workspace.db, policies, files=away).run()
+    assert len(await workspace.loose()) == 1
+    removed = await Retention(workspace.db, policies, files=workspace.files).run()
+    assert removed.blobs >= 1
+    assert (await workspace.stored(), await workspace.loose()) == ([], [])
