@@ -46,10 +46,12 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the endpoint counts them; zeros where it does not report them."""
+    """Tokens as the endpoint counts them; zeros where it does not report them. `cached_tokens` are those of the input
+    that it had seen before."""
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +249,10 @@ class TurnBuilder:
     def _count(self, usage: object) -> None:
         if type(usage) is not dict:
             return
-        read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        self._usage = Usage(
-            min(read, _MOST_COUNTED) if type(read) is int and read > 0 else 0,
-            min(written, _MOST_COUNTED) if type(written) is int and written > 0 else 0,
-        )
+        details = usage.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if type(details) is dict else 0
+        counts = usage.get("prompt_tokens"), usage.get("completion_tokens"), cached
+        self._usage = Usage(*(min(n, _MOST_COUNTED) if type(n) is int and n > 0 else 0 for n in counts))
 
     def _lenient(self, data: bytes, error: orjson.JSONDecodeError) -> Any:
         """Half of a surrogate pair, which tokenizers can produce, is worth no failed answer."""

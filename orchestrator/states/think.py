@@ -116,7 +116,7 @@ async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> d
 
 def _spend(context: RunContext, turn: Turn) -> None:
     usage = turn.usage
-    cost = context.prices.cost(turn.model, usage.input_tokens, usage.output_tokens)
+    cost = context.prices.cost(turn.model, usage.input_tokens, usage.output_tokens, usage.cached_tokens)
     context.budget.spend(Spent(1, usage.input_tokens, usage.output_tokens, cost))
     spent = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost": cost}
     context.log.conclude(context.path, "usage", context.named(spent | {"model": turn.model}))

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cli.rehearsal import ChatRequest, Reply, ToolCall
+from cli.rehearsal import ChatRequest, HttpError, Reply, ToolCall
 from tests.conftest import MakeStack
 from tests.e2e.caller import Caller, calling
 from tests.e2e.conftest import new_key
@@ -259,6 +259,47 @@ async def test_what_was_spent_before_a_worker_died_is_spent(make_stack: MakeStac
     assert orjson.loads(history.run["usage"])["input_tokens"] == 300
     assert len(model.asked(helper)) == 6  # the third was cut short and done again
     assert history.run["finish_reason"] == "token_limit"
+    await stack.stop()
+
+
+async def test_a_limit_that_was_raised_stays_raised_when_a_worker_dies(
+    make_stack: MakeStack, model: ScriptedModel
+) -> None:
+    stack = await make_stack(workers=0, **SHORT_LEASES)
+    await staff(stack, 2)
+    script = model.script(computing(), computing(), Reply(first_delay=60), said("done"))
+    async with calling(stack.url, await new_key(stack)) as caller:
+        run = await caller.start(model=script, budget={"max_tokens": 100, "on_limit": "ask"})
+        asked = await open_limit(caller, run["id"])
+        async with caller.stream(f"/v1/runs/{run['id']}/events") as stream:
+            await decide(caller, asked["id"], "approve")
+            resumed = await stream.until("run_resumed")
+            await until_asked(model, script, 3)
+            await holder(stack, resumed.data).kill()
+            await stream.rest()
+        history = await assert_history(stack.database, run["id"])
+    assert (history.run["finish_reason"], answer_of(history)) == ("stop", "done")
+    assert len(history.of("approval_required")) == 1
+    await stack.stop()
+
+
+async def test_a_retry_whose_worker_dies_goes_on_all_the_same(make_stack: MakeStack, model: ScriptedModel) -> None:
+    stack = await make_stack(workers=0, **SHORT_LEASES)
+    await staff(stack, 2)
+    lost = Reply(fault=HttpError(400, {"error": {"message": "no more"}}))
+    script = model.script(computing(), lost, Reply(first_delay=60), said("done"))
+    async with calling(stack.url, await new_key(stack)) as caller:
+        failed = await caller.run(model=script)
+        run = (await caller.post(f"/v1/runs/{failed['id']}/retry", expect=202)).json()
+        async with caller.stream(f"/v1/runs/{run['id']}/events") as stream:
+            worker = holder(stack, (await stream.until("run_started")).data)
+            await until_asked(model, script, 3)
+            await worker.kill()
+            await stream.rest()
+        history = await assert_history(stack.database, run["id"])
+    assert (history.run["epoch"], answer_of(history)) == (2, "done")
+    assert len(model.asked(script)) == 4
+    assert history.of("tool_start") == []
     await stack.stop()
 
 

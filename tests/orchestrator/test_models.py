@@ -120,6 +120,15 @@ async def test_an_endpoint_that_answers_plain_json_is_understood() -> None:
     assert taken.turn.usage == Usage(3, 1)
 
 
+async def test_tokens_that_the_endpoint_had_cached_are_counted() -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 60}}
+    counted = json.dumps({"choices": [], "usage": usage})
+    async with scripted(raw(chunk({"content": "Hi"}, "stop"), counted.encode(), DONE)) as (chat, _):
+        taken = await take(chat)
+    assert taken.turn is not None
+    assert taken.turn.usage == Usage(100, 5, 60)
+
+
 async def test_usage_is_zero_where_it_is_not_reported() -> None:
     async with scripted(raw(chunk({"content": "Hi"}, "stop"), DONE)) as (chat, _):
         taken = await take(chat)
