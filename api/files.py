@@ -140,8 +140,9 @@ class SessionFiles:
         announced = call.headers.get(b"content-length", b"")
         content_type = _content_type(call.headers)
         body = _Incoming(call.receive)
+        clock = asyncio.timeout(_UPLOAD_SECONDS)
         try:
-            async with asyncio.timeout(_UPLOAD_SECONDS):
+            async with clock:
                 file = await self._files.write(
                     call.org_id,
                     session_id,
@@ -153,7 +154,9 @@ class SessionFiles:
                     announced=int(announced) if announced.isdigit() and len(announced) < 19 else None,
                 )
         except TimeoutError:
-            raise _too_slow() from None
+            if clock.expired():
+                raise _too_slow() from None
+            raise  # Postgres did not answer
         except CallerError as error:
             # A client that waits for leave to send has not sent anything.
             if not body.ended and b"expect" not in call.headers:

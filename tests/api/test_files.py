@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,10 @@ async def test_files_go_with_their_session(client: httpx.AsyncClient, files: str
     assert (await client.delete(files.removesuffix("/files"))).status_code == 204
     problem(await client.get(files), 404)
     problem(await client.get(f"{files}/a"), 404)
+
+
+async def test_an_api_process_that_serves_no_files_has_not_imported_what_serves_them() -> None:
+    code = "import sys, api.app; print({'obstore', 'duckdb', 'boto3', 'moto', 'sqlglot'} & set(sys.modules))"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert out.decode().strip() == "set()"
