@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from kernel.agent_config import AgentConfig
 from kernel.events import EVENT_TYPES
 from kernel.settings import Settings
 from kernel.tenants import create_key, ensure_org
@@ -56,6 +57,13 @@ async def test_the_requests_of_the_readme_do_what_it_says(stack: Stack) -> None:
     assert "id: 4\n" in stream
     assert stream.count("event: done\n") == 1
     assert orjson.loads(agent)["version"] == 1
+
+
+def test_the_agent_of_the_readme_is_one() -> None:
+    [config] = blocks("README.md", "json")
+    agent = AgentConfig.model_validate_json(config)
+    kinds = [tool if isinstance(tool, str) else tool.type for tool in agent.tools]
+    assert kinds == ["python", "ask_user", "http", "mcp"]
 
 
 async def test_the_tool_of_the_guide_can_be_called() -> None:
