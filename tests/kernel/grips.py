@@ -6,19 +6,20 @@ Everything is said in one go, without an `await`, so that it is one batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final
 
+from kernel.approvals import NewApproval
 from kernel.checkpoints import CheckpointRow
 from kernel.effects import Effect
 from kernel.events import RunStatus
 from kernel.ids import new_id
 from kernel.leases import ClaimedRun
-from kernel.runlog import End, NewMessage, NewStep, RunLog
+from kernel.runlog import End, NewMessage, NewStep, Rest, RunLog
 from tests.kernel.run_model import Run, Said
 
-KINDS: Final = ("thought", "chunk", "usage", "step", "call")
+KINDS: Final = ("thought", "chunk", "usage", "step", "call", "question")
 
 _FAILURE: Final = {"code": "broken", "message": "It broke.", "retryable": False, "suggestions": ["mend it"]}
 _numbers = count(1)
@@ -34,12 +35,17 @@ class Grip:
     given: ClaimedRun
     pen: RunLog
     begun: bool = False
+    waits_for: list[str] = field(default_factory=list)
 
     def begin(self, given: ClaimedRun, unfinished: Mapping[str, str]) -> Said:
         """Goes on from what earlier owners left: the first words of every owner."""
         self.begun = True
         spent = given.spent_in_all
         self.pen.take_over(unfinished, spent.input_tokens, spent.output_tokens, given.effects.values(), spent.cost)
+        for made in given.approvals.values():
+            if made.status == "pending":
+                self.pen.wait_for(made.approval_id)
+                self.waits_for.append(made.approval_id)
         beginning = "run_resumed" if given.announced else "run_started"
         self.pen.say("run_resumed" if given.announced else "run_started", {"attempt": given.attempt})
         return Said(["message_discarded"] * len(unfinished) + [beginning], dropped=list(unfinished))
@@ -68,11 +74,19 @@ class Grip:
                     said.events.append("tool_start" if said.call else "tool_result")
                     self._call(begins=said.call)
 
-    def rest(self, said: Said) -> None:
+                case "question":
+                    asked = NewApproval("0-act", f"question_{next(_numbers)}", "", "question", "ask_user", {})
+                    self.pen.ask(asked)
+                    self.waits_for.append(asked.id)
+                    said.asked.append(asked.id)
+                    said.events.append("approval_required")
+
+    def rest(self, said: Said, because: Rest) -> None:
         """Leaves the run as it stands."""
         said.events += ["message_discarded"] * self._drop(said) + ["run_waiting"]
-        said.rest = True
-        self.pen.rest("paused")
+        said.rest = because
+        said.waits_for = list(self.waits_for)
+        self.pen.rest(because)
 
     def end(self, said: Said) -> None:
         """Ends the run: as cancelled if that is asked for, else as failed."""

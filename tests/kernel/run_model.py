@@ -27,8 +27,12 @@ class Said:
     steps: int = 0
     call: bool | None = None
     """A call was let loose (True) or has an outcome (False)."""
+    asked: list[str] = field(default_factory=list)
+    """Approvals that are asked for."""
     end: str | None = None
-    rest: bool = False
+    rest: Literal["paused", "approval"] | None = None
+    waits_for: list[str] = field(default_factory=list)
+    """Approvals that the owner does not know the outcome of when it leaves the run at rest."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +60,7 @@ class Run:
     tokens: int = 0
     calls: int = 0
     open_call: bool = False
+    open_approvals: list[str] = field(default_factory=list)
     last_words: tuple[int, int] | None = None
     """The epoch and number of the batch with which its last owner ended it or left it at rest."""
 
@@ -132,18 +137,32 @@ class Model:
         return "cancelled"
 
     def pause(self, run: Run) -> str:
-        if run.finished or run.status == "waiting":
-            return "finished" if run.finished else "waiting"
+        if run.finished:
+            return "finished"
         run.pause_asked = True
-        return "requested" if run.status == "running" else "held"
+        return {"running": "requested", "waiting": "waiting", "queued": "held"}[run.status]
 
     def resume(self, run: Run) -> str:
         if run.finished or not run.pause_asked:
             return "finished" if run.finished else "unchanged"
         run.pause_asked = False
+        if run.status == "waiting" and run.left == "approval":
+            return "undecided"
         if run.status == "waiting":
             run.status = "queued"
         return "running" if run.status == "running" else "resumed"
+
+    def decide(self, run: Run, approval_id: str) -> bool:
+        """Whether the run can be claimed by that."""
+        run.open_approvals.remove(approval_id)
+        run.session.log.append((run.id, "approval_resolved"))
+        if run.status != "waiting" or run.left != "approval":
+            return False
+        if run.pause_asked:
+            run.left = "paused"
+        else:
+            run.status = "queued"
+        return run.status == "queued"
 
     # -- workers -------------------------------------------------------------------------------------------
 
@@ -205,14 +224,18 @@ class Model:
         if said.call is not None:
             run.open_call = said.call
             run.calls += said.call
-        if said.end is not None or said.rest:
+        run.open_approvals += said.asked
+        if said.end is not None or said.rest is not None:
             run.last_words = (epoch, batch)
         if said.end is not None:
             self._end(run, said.end)
-        elif said.rest:
-            waits = run.pause_asked and not run.cancel_asked
+        elif said.rest is not None:
+            undecided = (
+                said.rest == "approval" and bool(said.waits_for) and set(said.waits_for) <= {*run.open_approvals}
+            )
+            waits = (undecided or run.pause_asked) and not run.cancel_asked
             self._disown(run, "waiting" if waits else "queued")
-            run.left = "paused"
+            run.left = said.rest if undecided or not run.pause_asked else "paused"
         return outcome
 
     # -- time ----------------------------------------------------------------------------------------------
@@ -234,7 +257,7 @@ class Model:
     def _end(self, run: Run, status: str) -> None:
         was_head = run.head
         run.status, run.owner, run.lapsed = status, None, False
-        run.streaming, run.open_call = [], False
+        run.streaming, run.open_call, run.open_approvals = [], False, []
         if was_head:
             run.session.epoch = run.session.batch = 0
 

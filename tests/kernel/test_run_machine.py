@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
+from kernel.approvals import decide
 from kernel.errors import Conflict, LeaseLost
 from kernel.leases import HandBack
 from kernel.postgres import Pool, open_pool
+from kernel.runlog import Rest
 from kernel.runs import IfBusy, InputMessage, NewRun, cancel, pause, resume, submit
-from kernel.tenants import ensure_org
+from kernel.tenants import Principal, ensure_org
 from tests.conftest import MakeDatabase
 from tests.history import assert_history
 from tests.kernel.grips import KINDS, Grip
@@ -118,6 +120,18 @@ class RunMachine(RuleBasedStateMachine):
         else:
             assert self.do(asking) == expected
 
+    @precondition(lambda self: any(run.open_approvals for run in self.model.runs))
+    @rule(which=some, verdict=st.sampled_from(["answer", "deny"]))
+    def somebody_decides(self, which: int, verdict: Literal["answer", "deny"]) -> None:
+        """Whatever the run is doing; once more is too late."""
+        asked = [(run, approval_id) for run in self.model.runs for approval_id in run.open_approvals]
+        run, approval_id = asked[which % len(asked)]
+        who = Principal(self.org, "mia", frozenset({"write"}))
+        decided = self.do(decide(self.database, who, approval_id, verdict, answer="blue"))
+        assert decided.claimable == self.model.decide(run, approval_id)
+        with pytest.raises(Conflict):
+            self.do(decide(self.database, who, approval_id, verdict, answer="red"))
+
     # -- workers -------------------------------------------------------------------------------------------
 
     @precondition(lambda self: any(run.claimable for run in self.model.runs))
@@ -156,6 +170,8 @@ class RunMachine(RuleBasedStateMachine):
                 spent = given.spent_in_all
                 assert spent.input_tokens + spent.output_tokens == 2 * run.tokens
                 assert [effect.finished for effect in given.effects.values()].count(False) == run.open_call
+                pending = [made.approval_id for made in given.approvals.values() if made.status == "pending"]
+                assert sorted(pending) == sorted(run.open_approvals)
         return grip.begin(given, unfinished)
 
     async def _commit(self, grip: Grip, said: Said) -> None:
@@ -194,14 +210,14 @@ class RunMachine(RuleBasedStateMachine):
         await self._commit(grip, said)
 
     @precondition(lambda self: self.work)
-    @rule(which=some, rests=st.booleans())
-    def an_owner_ends_its_run_or_leaves_it_at_rest(self, which: int, rests: bool) -> None:
+    @rule(which=some, rests=st.sampled_from(["paused", "approval", None]))
+    def an_owner_ends_its_run_or_leaves_it_at_rest(self, which: int, rests: Rest | None) -> None:
         self.do(self._leave(self.grip(which), rests))
 
-    async def _leave(self, grip: Grip, rests: bool) -> None:
+    async def _leave(self, grip: Grip, rests: Rest | None) -> None:
         said = Said() if grip.begun else await self._begin(grip)
-        if rests:
-            grip.rest(said)
+        if rests is not None:
+            grip.rest(said, rests if grip.waits_for else "paused")
         else:
             grip.end(said)
         await self._commit(grip, said)
@@ -278,6 +294,7 @@ class RunMachine(RuleBasedStateMachine):
             expected: dict[str, Any] = {"status": run.status, "head": run.head, "epoch": run.epoch}
             expected |= {"attempt": run.attempt, "deaths": run.deaths, "worker": run.owner, "lapsed": run.lapsed}
             expected |= {"steps": run.steps, "checkpoints": run.steps, "calls": run.calls}
+            expected |= {"open_approvals": len(run.open_approvals)}
             if not run.finished:
                 expected |= {"cancel": run.cancel_asked, "pause": run.pause_asked, "left_because": run.left}
             assert {name: row[name] for name in expected} == expected, id
@@ -293,6 +310,8 @@ class RunMachine(RuleBasedStateMachine):
                 """SELECT id, status, head, epoch, attempt, deaths, worker, left_because,
                           coalesce(lease_until < clock_timestamp(), false) AS lapsed,
                           cancel_requested_at IS NOT NULL AS cancel, pause_requested_at IS NOT NULL AS pause,
+                          (SELECT count(*) FROM approvals
+                           WHERE run_id = runs.id AND status = 'pending') AS open_approvals,
                           (SELECT count(*) FROM steps WHERE run_id = runs.id) AS steps,
                           (SELECT count(*) FROM checkpoints WHERE run_id = runs.id) AS checkpoints,
                           (SELECT count(*) FROM effects WHERE run_id = runs.id) AS calls
