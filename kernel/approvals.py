@@ -249,8 +249,9 @@ async def decide(
         InvalidInput: an approval of this kind is not decided like that; `arguments` or `answer` don't fit.
     """
     asked = await get_approval(db, principal.org_id, approval_id)
-    if arguments is not None and arguments == (asked.edited or asked.arguments):
-        arguments = None
+    if arguments is not None and revision in (None, asked.revision) and _same(arguments, asked):
+        # They are approved as they stand: if somebody changes them meanwhile, this is about others.
+        arguments, revision = None, asked.revision
     if asked.status == "pending":  # else what counts is that it is too late
         _check_fit(asked, verdict, arguments, answer, error)
     row = await db.fetchrow(
@@ -328,6 +329,12 @@ def _check_fit(
             field=field,
             suggestions=("see the approval's schema",),
         )
+
+
+def _same(arguments: dict[str, Any], asked: Approval) -> bool:
+    """Whether these are the arguments as they stand. As JSON: in Python `true` equals 1."""
+    standing = asked.arguments if asked.edited is None else asked.edited
+    return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS) == orjson.dumps(standing, option=orjson.OPT_SORT_KEYS)
 
 
 def _problems(schema: Mapping[str, Any] | None, value: Any) -> Sequence[str]:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 from langgraph.runtime import Runtime
+from pydantic import BaseModel
 
 from kernel.approval_policy import ApprovalPolicy
 from kernel.approvals import Decision
@@ -110,7 +111,26 @@ def _policy(context: RunContext, checked: CheckedCall, arguments: Any) -> Approv
     if not policies or (isinstance(checked.tool, DeferredTool) and checked.tool.kind == "question"):
         return None
     policy = policies.get(checked.tool.name) or policies.get("*")
-    return policy if policy is not None and policy.asks(_given(arguments)) else None
+    if policy is None or not any(policy.asks(reading) for reading in _readings(checked, arguments)):
+        return None
+    return policy
+
+
+def _readings(checked: CheckedCall, arguments: Any) -> Iterator[Any]:
+    """The arguments as the model wrote them, and as the tool takes them. A condition that either fits asks: else
+    "500" would slip past one about numbers, and what is left out past one about its default."""
+    given = _given(arguments)
+    yield given
+    taken = checked.arguments
+    if isinstance(taken, BaseModel):
+        yield taken.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        yield taken.model_dump(mode="json", by_alias=True, exclude_none=True)
+    elif isinstance(given, Mapping):
+        properties = checked.tool.parameters().get("properties")
+        about = properties.items() if isinstance(properties, Mapping) else ()
+        defaults = {name: one["default"] for name, one in about if isinstance(one, Mapping) and "default" in one}
+        if not defaults.keys() <= given.keys():
+            yield {**defaults, **given}
 
 
 def _given(arguments: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -71,6 +72,23 @@ async def test_the_policy_of_a_tool_says_whether_it_asks(
     assert len(history.effects) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "asks"),
+    [({"query": "x", "limit": 3}, False), ({"query": "x", "limit": "8"}, True), ({"query": "x"}, True)],
+)
+async def test_a_condition_holds_for_the_arguments_as_the_tool_takes_them(
+    caller: Caller, stack: Stack, model: ScriptedModel, arguments: dict[str, Any], asks: bool
+) -> None:
+    many = {"properties": {"limit": {"type": "integer", "minimum": 5}}, "required": ["limit"]}
+    script = model.script(Reply(tool_calls=[ToolCall("recall", arguments)]), said("done"))
+    agent = await caller.agent(model=script, tools=["recall"], approvals={"recall": {"when": {"arguments": many}}})
+    async with caller.following(agent_id=agent) as stream:
+        if asks:
+            await decide(caller, await asked(stream), "approve")
+        history = await ended(stack, stream)
+    assert len(history.approvals) == asks
+
+
 async def test_a_call_that_is_not_valid_goes_back_to_the_model_and_asks_nobody(
     caller: Caller, stack: Stack, model: ScriptedModel
 ) -> None:
@@ -122,6 +140,53 @@ async def test_an_edited_call_is_made_with_the_edited_arguments(
         'A person changed the arguments of this call before it was made. It was made with: {"code":"2 + 2"}\n'
         '{"value":"4"}'
     )
+
+
+async def test_arguments_are_approved_as_they_stand_or_not_at_all(
+    caller: Caller, stack: Stack, model: ScriptedModel
+) -> None:
+    pay = {
+        "type": "client",
+        "name": "pay",
+        "description": "Pays.",
+        "parameter_schema": {"type": "object", "properties": {"sum": {}}},
+    }
+    agent = await caller.agent(
+        model=model.script(Reply(tool_calls=[ToolCall("pay", {"sum": 1})]), said("done")),
+        tools=[pay],
+        approvals={"pay": {"approvers": 2}},
+    )
+    ada, bob = [await person(stack, caller, name) for name in ("ada", "bob")]
+    async with caller.following(agent_id=agent) as stream:
+        request = await asked(stream)
+        await waiting(stream)
+        await decide(ada, request, "approve", arguments={}, expect=202)
+        # These are the model's, and not those that stand since Ada's decision.
+        shown = await decide(bob, request, "approve", arguments={"sum": 1}, expect=202)
+        assert (shown["revision"], shown["edited_arguments"]) == (2, {"sum": 1})
+        shown = await decide(ada, request, "approve", arguments={"sum": True}, expect=202)
+        assert (shown["revision"], shown["edited_arguments"]) == (3, {"sum": True})
+        # Changed by another between Bob's look and his decision.
+        async with stack.database.acquire() as connection, connection.transaction():
+            run = "SELECT session_id FROM runs WHERE id = $1"
+            await connection.execute(f"SELECT FROM sessions WHERE id = ({run}) FOR UPDATE", request["run_id"])
+            late = asyncio.create_task(decide(bob, request, "approve", arguments={"sum": True}, expect=409))
+            await eventually(_somebody_decides(stack))
+            await connection.execute(
+                """UPDATE approvals SET edited = '{"sum": 1000000}', revision = 4 WHERE id = $1""",
+                request["approval_id"],
+            )
+        assert "changed the arguments meanwhile" in (await late)["detail"]
+        await decide(bob, request, "deny")
+        await ended(stack, stream)
+
+
+def _somebody_decides(stack: Stack) -> Callable[[], Awaitable[bool]]:
+    async def waits_for_the_session() -> bool:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'decide_approval'"
+        return bool(await stack.database.fetchval(waiting))
+
+    return waits_for_the_session
 
 
 async def test_a_decision_is_made_once(caller: Caller, stack: Stack, model: ScriptedModel) -> None:
