@@ -132,7 +132,7 @@ class App:
         publisher = Publisher(redis)
         bell = Bell(redis)
         tokens = StreamTokens.from_settings(settings)
-        sealer = Sealer.from_settings(settings)
+        sealer = Sealer.of(settings.sealing_keys, settings.secret_key)
         endpoints = [
             *Retries(publisher, bell).endpoints(),
             *Runs(db, hub, publisher, bell, sealer).endpoints(),

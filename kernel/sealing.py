@@ -20,12 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pydantic import SecretStr
+
 from kernel.errors import OperatorError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    from kernel.settings import Settings
 
 DERIVED: Final = "derived"
 """The id of the key that is derived from `LONGHAUL_SECRET_KEY`."""
@@ -68,10 +68,10 @@ class Sealer:
         self._ciphers: dict[str, AESGCM] = {}
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Sealer:
-        """The keys of `LONGHAUL_SEALING_KEYS`, and last the derived one: what it sealed stays readable."""
-        keys = parse_keys(settings.sealing_keys.get_secret_value())
-        return cls({**keys, DERIVED: _derived(settings.secret_key.get_secret_value())})
+    def of(cls, keys: SecretStr, secret: SecretStr) -> Sealer:
+        """The sealing keys of the settings, and last one that is derived from the secret key: what it sealed while there
+        was no other stays readable."""
+        return cls({**parse_keys(keys.get_secret_value()), DERIVED: _derived(secret.get_secret_value())})
 
     async def ready(self) -> None:
         """Prepares for `seal` and `open`, which must not be called before. Takes time once per process, off the

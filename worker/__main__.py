@@ -98,7 +98,7 @@ async def work(settings: Settings) -> None:
         leases = Leases(db, worker=worker_id, lease_seconds=settings.lease_seconds, graph_version=GRAPH_VERSION)
         # A run that ends may let the next one of its session start: this worker looks for it itself.
         journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
-        sealer = Sealer.from_settings(settings)
+        sealer = Sealer.of(settings.sealing_keys, settings.secret_key)
         engine = Engine(
             db,
             models=models,

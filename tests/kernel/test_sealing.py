@@ -16,6 +16,10 @@ from kernel.settings import Settings
 OLD, NEW = os.urandom(32), os.urandom(32)
 
 
+def sealer(settings: Settings) -> Sealer:
+    return Sealer.of(settings.sealing_keys, settings.secret_key)
+
+
 def settings_with(keys: str = "", secret_key: str = "k" * 32) -> Settings:
     return Settings.model_validate(
         {"DATABASE_URL": "postgresql://db", "REDIS_URL": "redis://r", "secret_key": secret_key, "sealing_keys": keys}
@@ -82,8 +86,8 @@ async def test_a_key_that_is_missing_is_named() -> None:
 
 
 async def test_without_keys_of_its_own_a_process_seals_with_one_that_is_derived() -> None:
-    first, second = Sealer.from_settings(settings_with()), Sealer.from_settings(settings_with())
-    other = Sealer.from_settings(settings_with(secret_key="another" * 8))
+    first, second = sealer(settings_with()), sealer(settings_with())
+    other = sealer(settings_with(secret_key="another" * 8))
     for sealer in (first, second, other):
         await sealer.ready()
     sealed = first.seal(b"hunter2", "org")
@@ -94,8 +98,8 @@ async def test_without_keys_of_its_own_a_process_seals_with_one_that_is_derived(
 
 
 async def test_what_the_derived_key_sealed_stays_readable_when_keys_are_given() -> None:
-    before = Sealer.from_settings(settings_with())
-    after = Sealer.from_settings(settings_with(f"new:{encoded(NEW)}, old:{encoded(OLD)}"))
+    before = sealer(settings_with())
+    after = sealer(settings_with(f"new:{encoded(NEW)}, old:{encoded(OLD)}"))
     await before.ready()
     await after.ready()
     assert after.open(before.seal(b"hunter2", "org"), "org") == b"hunter2"
