@@ -139,12 +139,13 @@ async def submit(
         Conflict: the session is busy and `if_busy` is "reject".
     """
     run_id = new_id("run")
-    metadata = new.metadata or {}
+    metadata, request = new.metadata or {}, new.request or {}
     sealed: tuple[bytes, str] | tuple[()] = ()
     if new.secrets:
         assert sealer is not None, "a run with secrets needs a sealer"
         own = await seal_of_run(sealer, org_id, run_id, new.secrets)
         sealed = own.data, own.key_id
+        request = {**request, "secrets": sorted(new.secrets)}  # their names: for whom it acts is not known by its words
     row = await db.fetchrow(
         SQL.submit_with_secrets if sealed else SQL.submit,
         org_id,
@@ -154,7 +155,7 @@ async def submit(
         run_id,
         new.agent_id,
         new.workflow,
-        encode_json(new.request or {}),
+        encode_json(request),
         encode_json(metadata),
         new.if_busy,
         [new_id("msg") for _ in new.input],

@@ -1,7 +1,9 @@
 """`cache`: the same question gets the same answer for a while, without the agent.
 
 The same is: org, user, agent and its version, workflow, all that was said until now, and all that was asked for beside
-it. Kept are answers that were given in one go by runs that made no call of a tool that changes something outside.
+it. Kept are answers that were given in one go by runs that made no call of a tool that changes something outside, or
+that reads what belongs to one session. A run with secrets of its own acts for whoever they belong to: it neither leaves
+an answer nor gets one.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 _PATIENCE: Final = 0.5
 _MOST_CHARACTERS: Final = 200_000
+_OF_ONE_SESSION: Final = frozenset(("list_files", "read_file", "query_files", "python", "cpython"))
+"""Tools that see a session's files, which are no part of what was said."""
 
 
 class Cache(Middleware):
@@ -32,25 +36,25 @@ class Cache(Middleware):
         self._redis = host.redis
         self._model = host.settings.llm_model
         self._seconds = host.settings.cache_seconds
-        self._changing: set[str] = set()  # runs under way that have called what changes something
+        self._not_kept: set[str] = set()  # runs under way whose answers are not kept, for what they have called
 
     async def around_run(self, call: RunCall, call_next: RunNext) -> RunOutcome:
-        if call.attempt > 1:
+        if call.attempt > 1 or call.request.get("secrets"):
             return await call_next(call)
         key = self._key(call)
         if (text := await self._get(key)) is not None:
             return RunOutcome("succeeded", text, "cached")
         try:
             outcome = await call_next(call)
-            if outcome.status == "succeeded" and outcome.finish_reason == "stop" and call.run_id not in self._changing:
+            if outcome.status == "succeeded" and outcome.finish_reason == "stop" and call.run_id not in self._not_kept:
                 await self._set(key, outcome.text)
         finally:
-            self._changing.discard(call.run_id)
+            self._not_kept.discard(call.run_id)
         return outcome
 
     async def around_tool(self, call: ToolCall, call_next: ToolNext) -> ToolOutcome:
-        if call.effect != "read":
-            self._changing.add(call.run.run_id)
+        if call.effect != "read" or call.name in _OF_ONE_SESSION:
+            self._not_kept.add(call.run.run_id)
         return await call_next(call)
 
     def _key(self, call: RunCall) -> str:

@@ -73,6 +73,27 @@ async def test_an_answer_after_a_call_that_changed_something_is_not_kept(
     assert (await calls.run("remember tea", agent_id=agent))["answer"] == "again"
 
 
+async def test_runs_with_secrets_of_their_own_share_no_answers(
+    layered: Stack, calls: Caller, model: ScriptedModel
+) -> None:
+    agent = await calls.agent(model=model.script(said("Ada's"), said("Bob's"), said("nobody's")))
+    runs = [await calls.run("whose?", agent_id=agent, secrets={"token": f"token-of-{name}"}) for name in ("ada", "bob")]
+    runs.append(await calls.run("whose?", agent_id=agent))
+    assert [run["answer"] for run in runs] == ["Ada's", "Bob's", "nobody's"]
+
+
+async def test_an_answer_that_was_read_from_a_sessions_files_stays_in_the_session(
+    layered: Stack, calls: Caller, model: ScriptedModel
+) -> None:
+    agent = await calls.agent(
+        model=model.script(tool("list_files"), said("none"), tool("list_files"), said("one")),
+        tools=[],
+        skills=["file_manager"],
+    )
+    assert (await calls.run("what is there?", agent_id=agent))["answer"] == "none"
+    assert (await calls.run("what is there?", agent_id=agent))["answer"] == "one"
+
+
 async def test_another_org_gets_nothing_from_the_cache(layered: Stack, calls: Caller, model: ScriptedModel) -> None:
     script = model.script(said("mine"), said("theirs"))
     stranger = calls.as_holder_of(await new_key(layered))
