@@ -69,8 +69,8 @@ class Sealer:
 
     @classmethod
     def of(cls, keys: SecretStr, secret: SecretStr) -> Sealer:
-        """The sealing keys of the settings, and last one that is derived from the secret key: what it sealed while there
-        was no other stays readable."""
+        """The sealing keys of the settings, and last one that is derived from the secret key: what it sealed while
+        there was no other stays readable."""
         return cls({**parse_keys(keys.get_secret_value()), DERIVED: _derived(secret.get_secret_value())})
 
     async def ready(self) -> None:

@@ -16,7 +16,7 @@ from kernel.settings import Settings
 OLD, NEW = os.urandom(32), os.urandom(32)
 
 
-def sealer(settings: Settings) -> Sealer:
+def sealer_of(settings: Settings) -> Sealer:
     return Sealer.of(settings.sealing_keys, settings.secret_key)
 
 
@@ -86,8 +86,8 @@ async def test_a_key_that_is_missing_is_named() -> None:
 
 
 async def test_without_keys_of_its_own_a_process_seals_with_one_that_is_derived() -> None:
-    first, second = sealer(settings_with()), sealer(settings_with())
-    other = sealer(settings_with(secret_key="another" * 8))
+    first, second = sealer_of(settings_with()), sealer_of(settings_with())
+    other = sealer_of(settings_with(secret_key="another" * 8))
     for sealer in (first, second, other):
         await sealer.ready()
     sealed = first.seal(b"hunter2", "org")
@@ -98,8 +98,8 @@ async def test_without_keys_of_its_own_a_process_seals_with_one_that_is_derived(
 
 
 async def test_what_the_derived_key_sealed_stays_readable_when_keys_are_given() -> None:
-    before = sealer(settings_with())
-    after = sealer(settings_with(f"new:{encoded(NEW)}, old:{encoded(OLD)}"))
+    before = sealer_of(settings_with())
+    after = sealer_of(settings_with(f"new:{encoded(NEW)}, old:{encoded(OLD)}"))
     await before.ready()
     await after.ready()
     assert after.open(before.seal(b"hunter2", "org"), "org") == b"hunter2"
