@@ -97,12 +97,13 @@ class RunVault:
             except STORE_ERRORS:
                 raise ToolFailure("The secrets can't be read at the moment.", retryable=True, reached=False) from None
             await self._sealer.ready()
-            if first:
-                self._own = self._opened_own(found.of_run)
+            own = self._opened_own(found.of_run) if first else self._own
             until = self._clock() + _FRESH_SECONDS
-            for name in stale:
-                self._of_org[name] = until, self._opened(name, found.of_org.get(name))
-            self._remember()
+            of_org = {name: (until, self._opened(name, found.of_org.get(name))) for name in stale}
+            # Before any of it can be used: what is in hand must be struck already.
+            await self._remember(own, of_org.values())
+            self._own = own
+            self._of_org |= of_org
 
     def _opened_own(self, sealed: Sealed | None) -> dict[str, str] | CannotOpen:
         if sealed is None:
@@ -122,10 +123,13 @@ class RunVault:
             log.error("secret_not_opened", org_id=self._org_id, run_id=self._run_id, name=name, error=error.message)
             return error
 
-    def _remember(self) -> None:
+    async def _remember(
+        self, own: dict[str, str] | CannotOpen | None, of_org: Iterable[tuple[float, str | CannotOpen | None]]
+    ) -> None:
         """What was ever in hand is struck, also when it has been replaced since."""
-        own = self._own.values() if isinstance(self._own, dict) else ()
-        of_org = (value for _, value in self._of_org.values() if isinstance(value, str))
-        known = self._struck.union(own, of_org)
+        known = self._struck.union(own.values() if isinstance(own, dict) else ())
+        known = known.union(value for _, value in of_org if isinstance(value, str))
         if known != self._struck:
-            self._struck, self._redaction = known, Redaction(known)
+            # On a thread: for long secrets it takes longer than other runs may wait.
+            self._redaction = await asyncio.to_thread(Redaction, known)
+            self._struck = known

@@ -39,7 +39,7 @@ class Cache(Middleware):
         self._not_kept: set[str] = set()  # runs under way whose answers are not kept, for what they have called
 
     async def around_run(self, call: RunCall, call_next: RunNext) -> RunOutcome:
-        if call.attempt > 1 or call.request.get("secrets"):
+        if call.attempt > 1 or call.request.get("secrets") or call.request.get("retry"):  # which may have some too
             return await call_next(call)
         key = self._key(call)
         if (text := await self._get(key)) is not None:

@@ -13,7 +13,14 @@ import pytest
 
 from orchestrator.tools.redaction import STRUCK, Redaction
 
-SECRETS = ["sk-hunter2-4711", 'p&ss "w/rd" <é>', "with%percent+plus", "tab\there", " padded secret "]
+SECRETS = [
+    "sk-hunter2-4711",
+    "a\\\\b\\c-key",
+    'p&ss "w/rd" <é>',
+    "with%percent+plus",
+    "tab\there",
+    " padded secret ",
+]
 
 
 def around(secret: str) -> dict[str, str]:
@@ -103,3 +110,22 @@ def test_no_text_takes_long(text: str) -> None:
     began = time.perf_counter()
     redaction.strike(text, cut=True)
     assert time.perf_counter() - began < 3
+
+
+def test_a_long_secret_is_found_to_its_end_in_each_of_its_forms() -> None:
+    secret = "".join(f'{number}&"amp; ' for number in range(60)) + "end"
+    redaction = Redaction([secret])
+    for form, text in around(secret).items():
+        struck = redaction.strike(text)
+        assert STRUCK in struck, form
+        assert "end" not in struck, form
+    assert redaction.strike(f"<{secret}> and <{secret}>") == f"<{STRUCK}> and <{STRUCK}>"
+    assert redaction.strike(f"<{secret[:100]}> and so on") == f"<{STRUCK}> and so on"
+
+
+def test_the_longest_secrets_of_a_run_are_learnt_in_bounded_time() -> None:
+    secrets = [f"{number}" + '!@#$%^&*()"é' * 680 for number in range(20)]
+    began = time.perf_counter()
+    redaction = Redaction(secrets)
+    assert time.perf_counter() - began < 10  # it was 35 s
+    assert redaction.strike(secrets[7]) == STRUCK

@@ -125,3 +125,14 @@ async def test_a_store_that_is_away_is_a_failure_that_may_pass(
     assert caught.value.retryable
     assert not caught.value.reached
     assert await vault.reveal("own") == "own-of-the-run"
+
+
+async def test_no_secret_is_in_hand_before_it_is_struck(database: Pool, org: str) -> None:
+    long = '{"key": "' + "\n".join("ab/+" * 16 for _ in range(60)) + '"}'
+    await put_secret(database, ONE, org, "long", long)
+    vault = RunVault(database, ONE, org, "run_" + "0" * 32)
+
+    async def revealed() -> str:
+        return vault.redact(await vault.reveal("long"))
+
+    assert await asyncio.gather(*(revealed() for _ in range(20))) == ["[redacted]"] * 20
