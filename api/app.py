@@ -134,7 +134,7 @@ class App:
         tokens = StreamTokens.from_settings(settings)
         sealer = Sealer.of(settings.sealing_keys, settings.secret_key)
         endpoints = [
-            *Retries(publisher, bell).endpoints(),
+            *Retries(publisher, bell, sealer).endpoints(),
             *Runs(db, hub, publisher, bell, sealer).endpoints(),
             *Sessions(db).endpoints(),
             *Events(db, hub, tokens).endpoints(),

@@ -8,13 +8,14 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from api.endpoint import Answer, Call, Endpoint, NoQuery
-from api.run_request import Budget
+from api.run_request import Budget, Secrets
 from api.run_views import RunView, show_run
 from api.values import Body
 from kernel.bell import Bell
 from kernel.fanout import Publisher
 from kernel.retries import retry
 from kernel.runs import get_run
+from kernel.sealing import Sealer
 
 
 class RetryRequest(Body):
@@ -30,6 +31,7 @@ class RetryRequest(Body):
     budget: Budget | None = Field(
         default=None, description="limits that count instead of those that the run was started with"
     )
+    secrets: Secrets = Field(default={})
 
 
 class RetriedRunView(RunView):
@@ -43,7 +45,8 @@ class RetriedRunView(RunView):
 class Retries:
     """The endpoint of retries."""
 
-    def __init__(self, publisher: Publisher, bell: Bell) -> None:
+    def __init__(self, publisher: Publisher, bell: Bell, sealer: Sealer) -> None:
+        self._sealer = sealer
         self._publisher = publisher
         self._bell = bell
 
@@ -56,7 +59,8 @@ class Retries:
             summary="Go on from where a run has ended",
             description="Makes a new run in the same session, with the same agent, version and input. Model calls "
             "that led somewhere and tool calls that have an outcome are not repeated. It has a budget of its own: "
-            "what the old run used is not counted. 409 if that has not ended.",
+            "what the old run used is not counted. So are secrets: those of the old run were forgotten when it "
+            "ended. 409 if it has not.",
             scope="write",
             body=RetryRequest,
             response=RetriedRunView,
@@ -75,6 +79,8 @@ class Retries:
             call.path["run_id"],
             from_step=asked.from_step,
             budget=None if asked.budget is None else asked.budget.model_dump(exclude_none=True),
+            secrets={name: value.get_secret_value() for name, value in asked.secrets.items()},
+            sealer=self._sealer,
         )
         run = await get_run(call.db, call.org_id, retried.run_id)
 

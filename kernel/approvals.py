@@ -78,8 +78,20 @@ class NewApproval:
             "prompt": self.prompt,
             "schema": self.schema,
             "role": self.role,
+            "operations": [self._operation()],
         }
         return fields | {"path": self.path} if self.path else fields
+
+    def _operation(self) -> dict[str, Any]:
+        """The request by which the run goes on."""
+        asked = self.kind in ("question", "client_tool")
+        return {
+            "op": "answer" if asked else "approve",
+            "method": "POST",
+            "path": f"/v1/approvals/{self.id}/decide",
+            "body": {"decision": "answer", "answer": None} if asked else {"decision": "approve"},
+            "description": "gives the answer that the run waits for" if asked else "lets the run do it and go on",
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from kernel.events import encode_json
 from kernel.ids import new_id
 from kernel.leases import ClaimedRun
 from kernel.postgres import Connection, Pool, patiently
+from kernel.sealing import Sealer
+from kernel.secrets import seal_of_run
 from kernel.sql import statements
 
 SQL = statements(__package__, "retries.sql")
@@ -45,12 +47,15 @@ async def retry(
     *,
     from_step: str | None = None,
     budget: Mapping[str, Any] | None = None,
+    secrets: Mapping[str, str] | None = None,
+    sealer: Sealer | None = None,
 ) -> Retried:
     """Takes in a run that goes on from `run_id`, in one transaction.
 
     Args:
         from_step: a finished step of the run's own agent, after whose calls it is to go on; None: the last one.
         budget: limits that count instead of those that the old run was started with.
+        secrets: the new run's own, which need the `sealer`; those of the old run were forgotten at its end.
 
     Raises:
         NotFound: no such run in the org.
@@ -58,8 +63,14 @@ async def retry(
         InvalidInput: it has no such step to go on from (`from_step`).
     """
     new = new_id("run")
+    sealed: tuple[bytes, str] | tuple[()] = ()
+    if secrets:
+        assert sealer is not None, "a run with secrets needs a sealer"
+        own = await seal_of_run(sealer, org_id, new, secrets)
+        sealed = own.data, own.key_id
+    statement = SQL.retry_with_secrets if sealed else SQL.retry
     limits = encode_json(dict(budget or {}))
-    row = await db.fetchrow(SQL.retry, org_id, user_id, run_id, new, limits, from_step)
+    row = await db.fetchrow(statement, org_id, user_id, run_id, new, limits, from_step, *sealed)
     assert row is not None
     match row["outcome"]:
         case "not_found":

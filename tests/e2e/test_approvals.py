@@ -37,7 +37,10 @@ async def test_an_approved_call_is_made(caller: Caller, stack: Stack, model: Scr
         await waiting(stream)
         run = await caller.get(f"/v1/runs/{request['run_id']}")
         assert run["status"] == "waiting"
-        shown = await decide(caller, request, "approve", comment="go on")
+        [operation] = request["operations"]
+        assert operation["op"] == "approve"
+        body = {**operation["body"], "comment": "go on"}
+        shown = (await caller.call(operation["method"], operation["path"], body, expect=200)).json()
         assert (shown["status"], shown["comment"], shown["approvers"]) == ("approved", "go on", 1)
         resolved = await stream.until("approval_resolved")
         assert (resolved.data["decision"], resolved.data["comment"]) == ("approved", "go on")

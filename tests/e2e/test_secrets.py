@@ -11,7 +11,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from cli.rehearsal import Reply, ToolCall
+from cli.rehearsal import HttpError, Reply, ToolCall
 from kernel.postgres import Pool
 from orchestrator.tools.redaction import forms
 from tests.conftest import MakeStack
@@ -196,6 +196,22 @@ async def test_the_secrets_of_a_run_come_before_those_of_the_org(
     assert echoing.told[-1] == "the orgs"
     for run in (own, other):
         await assert_history(reaching.database, run["id"])
+
+
+async def test_a_retry_brings_secrets_of_its_own(
+    reaching: Stack, caller: Caller, model: ScriptedModel, echoing: Echoing
+) -> None:
+    lost = Reply(fault=HttpError(401))
+    script = model.script(lost, Reply(tool_calls=[ToolCall("refusal_of_run", {})]), said("done"))
+    agent = await caller.agent(model=script, tools=[tool(echoing.address, "refusal", "of_run")])
+    failed = await caller.run(agent_id=agent, secrets={"of_run": "the first runs"})
+    assert failed["status"] == "failed"
+    taken = await caller.post(f"/v1/runs/{failed['id']}/retry", {"secrets": {"of_run": "the second runs"}}, expect=202)
+    run = await caller.finished(taken.json()["id"])
+    assert (run["status"], echoing.told[-1]) == ("succeeded", "the second runs")
+    assert await reaching.database.fetchval("SELECT count(*) FROM run_secrets") == 0
+    for ended in (failed, run):
+        await assert_history(reaching.database, ended["id"])
 
 
 async def test_a_secret_that_is_missing_is_a_clear_error_and_the_run_goes_on(
