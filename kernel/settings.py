@@ -125,6 +125,7 @@ class Settings(BaseSettings):
         30 * 86_400.0, ge=0, le=_LONGEST_KEPT, description="events, after the end of their run"
     )
     retain_sessions: float = Field(0.0, ge=0, le=_LONGEST_KEPT, description="sessions in which nothing happens")
+    retain_audit: float = Field(366 * 86_400.0, ge=0, le=_LONGEST_KEPT, description="entries of the audit log")
 
     # code that agents write
     cpython: bool = Field(False, description="the tool cpython, which needs bubblewrap")

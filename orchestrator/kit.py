@@ -6,6 +6,7 @@ those of its skills. An agent that names only tools of the process costs nothing
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -77,22 +78,20 @@ class Outfitter:
         own: dict[str, Tool[Any]] = {}
         sections: list[str] = []
 
-        async def take(entry: str | ToolDefinition | Tool[Any]) -> None:
-            if isinstance(entry, str):
-                names.setdefault(entry)
-                return
-            for tool in [entry] if isinstance(entry, Tool) else await self._made(entry, scope):
-                if tool.name not in names:
-                    names[tool.name] = None
-                    own[tool.name] = tool
-
-        for entry in entries:
-            await take(entry)
+        wanted: list[str | ToolDefinition | Tool[Any]] = [*entries]
         for skill in await self._skills.find(scope.org_id, scope.run_id, skills) if skills else ():
             if skill.prompt:
                 sections.append(skill.prompt)
-            for of_skill in skill.tools:
-                await take(of_skill)
+            wanted += skill.tools
+        made = await self._all_made([entry for entry in wanted if not isinstance(entry, str | Tool)], scope)
+        for entry in wanted:
+            if isinstance(entry, str):
+                names.setdefault(entry)
+                continue
+            for tool in [entry] if isinstance(entry, Tool) else made[id(entry)]:
+                if tool.name not in names:
+                    names[tool.name] = None
+                    own[tool.name] = tool
         if shadowed := [name for name in own if name in self._toolbox.names]:
             raise BadKit(
                 f"A tool of this deployment has the name that a definition gives: {', '.join(shadowed)}.",
@@ -100,6 +99,19 @@ class Outfitter:
             )
         toolbox = self._toolbox.joined(own.values()) if own else self._toolbox
         return Kit(toolbox, tuple(names), toolbox.schemas(tuple(names)), tuple(sections))
+
+    async def _all_made(
+        self, definitions: Sequence[ToolDefinition], scope: KitScope
+    ) -> Mapping[int, Sequence[Tool[Any]]]:
+        """The tools of each definition, by its identity. Side by side: a server that hangs holds up no other."""
+        if not definitions:
+            return {}
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                making = {id(one): tasks.create_task(self._made(one, scope)) for one in definitions}
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return {key: task.result() for key, task in making.items()}
 
     async def _made(self, definition: ToolDefinition, scope: KitScope) -> Sequence[Tool[Any]]:
         maker = self._makers.get(definition.type)

@@ -9,6 +9,7 @@ at the same time: a batch that finds another one at work does nothing. A pass ma
 - Events of old runs go up to the session's floor, which rises first: below it nothing is shown any more.
 - Idle sessions go with all that belongs to them, but for what agents have remembered.
 - Bytes of files that no session has any more go from the blob store.
+- Entries of the audit log go when they are old enough.
 - Idempotency keys go after a day, workers that have not been seen for an hour.
 """
 
@@ -44,16 +45,22 @@ _SESSIONS_LOOKED_AT: Final = 1_000
 @dataclass(frozen=True, slots=True)
 class Policies:
     """How many seconds things are kept: chunks and checkpoints after the run's end, its events after the same, sessions
-    after the last thing that happened in them. None is for ever."""
+    after the last thing that happened in them, entries of the audit log after they were written. None is for ever."""
 
     chunks: float | None
     events: float | None
     sessions: float | None
+    audit: float | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Policies:
         """Those of `settings`, where 0 is for ever."""
-        return cls(settings.retain_chunks or None, settings.retain_events or None, settings.retain_sessions or None)
+        return cls(
+            settings.retain_chunks or None,
+            settings.retain_events or None,
+            settings.retain_sessions or None,
+            settings.retain_audit or None,
+        )
 
     @property
     def slim_after(self) -> float | None:
@@ -73,6 +80,7 @@ class Removed:
     rows: int = 0
     keys: int = 0
     blobs: int = 0
+    audit: int = 0
 
 
 class Retention:
@@ -106,6 +114,7 @@ class Retention:
         removed = Removed()
         await self._db.execute(SQL.forget_dead_workers)
         batches: list[Batch] = [self._forget_keys, self._sweep_blobs, self._shorten_logs, self._forget_sessions]
+        batches.append(self._forget_audit)
         while batches:
             batches = [batch for batch in batches if await _at_ease(batch, removed)]
             if time.monotonic() - begun >= self._seconds:
@@ -173,6 +182,13 @@ class Retention:
             return False
         removed.blobs += blobs
         return blobs > 0
+
+    async def _forget_audit(self, removed: Removed) -> bool:
+        if self._policies.audit is None:
+            return False
+        entries: int = await self._db.fetchval(SQL.forget_audit, LOCK, self._policies.audit, self._rows)
+        removed.audit += entries
+        return entries >= self._rows
 
     async def _forget_keys(self, removed: Removed) -> bool:
         keys: int = await self._db.fetchval(SQL.forget_idempotency_keys, LOCK, self._rows)

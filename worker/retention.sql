@@ -51,5 +51,17 @@ WITH alone AS MATERIALIZED (
 )
 SELECT count(*) AS keys FROM old;
 
+-- name: forget_audit
+-- Up to $3 entries of the audit log that are older than $2 seconds. They are written in the order of their times, nearly.
+WITH alone AS MATERIALIZED (
+    SELECT pg_try_advisory_xact_lock($1) AS yes, set_config('synchronous_commit', 'off', true)
+), old AS MATERIALIZED (
+    SELECT id FROM (SELECT id, at FROM audit_log ORDER BY id LIMIT $3) AS oldest
+    WHERE (SELECT yes FROM alone) AND at < now() - make_interval(secs => $2)
+), gone AS (
+    DELETE FROM audit_log WHERE id IN (SELECT id FROM old)
+)
+SELECT count(*) AS entries FROM old;
+
 -- name: forget_dead_workers
 DELETE FROM workers WHERE seen_at < now() - interval '1 hour';

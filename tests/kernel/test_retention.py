@@ -344,6 +344,20 @@ async def test_a_snapshot_holds_the_newest_messages_within_its_bounds(
 # -- sessions ------------------------------------------------------------------------------------------------
 
 
+async def test_old_entries_of_the_audit_log_go_a_batch_at_a_time(own_database: Pool) -> None:
+    org = await ensure_org(own_database, "audited")
+    write = (
+        "INSERT INTO audit_log (org_id, at, run_id, session_id, agent_id, action, subject, outcome) "
+        "SELECT $1, now() - make_interval(days => $2), 'run', 'ses', 'agt', 'run', 'agent', 'ok' "
+        "FROM generate_series(1, $3)"
+    )
+    await own_database.execute(write, org, 40, 25)
+    await own_database.execute(write, org, 1, 5)
+    removed = await Retention(own_database, Policies(None, None, None, audit=30 * DAY), rows=10).run()
+    assert removed == Removed(audit=25)
+    assert await own_database.fetchval("SELECT count(*) FROM audit_log") == 5
+
+
 AT_ONCE = Policies(900.0, 30 * DAY, 0.01)
 """Under this a session is idle a hundredth of a second after its birth, if its last activity is as long ago."""
 
