@@ -39,16 +39,34 @@ class Layers:
         return await self.chain.around_model(ask)(ModelCall(self.run, path, model, messages, tools, emit))
 
     async def call_tool(
-        self, kit: Kit, checked: CheckedCall, arguments: Mapping[str, Any] | str, context: ToolContext, *, path: str
+        self,
+        kit: Kit,
+        checked: CheckedCall,
+        arguments: Mapping[str, Any] | str,
+        context: ToolContext,
+        *,
+        path: str,
+        may_become: Callable[[CheckedCall, Mapping[str, Any]], bool],
     ) -> ToolOutcome:
-        """What the tool gives, through all layers. `arguments` are those that were checked, as they were given."""
+        """What the tool gives, through all layers. `arguments` are those that were checked, as they were given;
+        `may_become` says whether a layer may put others in their place."""
         given = arguments if isinstance(arguments, Mapping) else orjson.loads(arguments.strip() or "{}")
 
         async def make(call: ToolCall) -> ToolOutcome:
             if call.arguments is given:
                 return await kit.toolbox.make(checked, context)
             again = kit.toolbox.check(checked.tool.name, call.arguments, allowed=kit.names)
-            return again if isinstance(again, ToolOutcome) else await kit.toolbox.make(again, context)
+            if isinstance(again, ToolOutcome):
+                return again
+            if not may_become(again, call.arguments):
+                return ToolOutcome("denied", _NEEDS_APPROVAL, 0)
+            return await kit.toolbox.make(again, context)
 
         call = ToolCall(self.run, path, checked.tool.name, checked.effect, given, context)
         return await self.chain.around_tool(make)(call)
+
+
+_NEEDS_APPROVAL = (
+    "This deployment changed the arguments of this call into some that a person has to approve, so it was not made. "
+    "Go on without it."
+)

@@ -52,7 +52,7 @@ async def _call(context: RunContext, entry: LedgerEntry) -> None:
     if entry.earlier is not None and "once" in (entry.earlier.effect, effect):
         entry.report("unknown", _LOST)
         return
-    preface = ""
+    preface, approved = "", False
     if isinstance(checked, CheckedCall) and (policy := _policy(context, checked, arguments)) is not None:
         decision = _decided(context, entry, checked, policy)
         if decision.status != "approved":
@@ -61,7 +61,7 @@ async def _call(context: RunContext, entry: LedgerEntry) -> None:
         if decision.arguments is not None:
             arguments = decision.arguments
             checked = kit.toolbox.check(call["name"], arguments, allowed=kit.names)
-        preface = _preface(decision)
+        preface, approved = _preface(decision), True
     if isinstance(checked, CheckedCall) and isinstance(checked.tool, DeferredTool):
         _await_answer(context, entry, checked, arguments, preface)
         return
@@ -74,19 +74,25 @@ async def _call(context: RunContext, entry: LedgerEntry) -> None:
         entry.begin(effect)
         if effect != "read":
             await context.log.committed()
-        outcome = await _made(context, entry, checked, arguments)
+        outcome = await _made(context, entry, checked, arguments, approved=approved)
         entry.report(outcome.status, preface + outcome.result, duration_ms=outcome.duration_ms)
 
 
-async def _made(context: RunContext, entry: LedgerEntry, checked: CheckedCall, arguments: Any) -> ToolOutcome:
+async def _made(
+    context: RunContext, entry: LedgerEntry, checked: CheckedCall, arguments: Any, *, approved: bool
+) -> ToolOutcome:
     """The call, cut short where the run's time for work is over."""
+
+    def may_become(changed: CheckedCall, given: Mapping[str, Any]) -> bool:
+        return approved or _policy(context, changed, given) is None
+
     kit, about = context.actor.kit, context.tool_context(entry.step_id, entry.call["id"])
     started = time.perf_counter()
     try:
         async with asyncio.timeout(context.budget.left("max_seconds")) as clock:
             if (layers := context.layers) is None:
                 return await kit.toolbox.make(checked, about)
-            return await layers.call_tool(kit, checked, arguments, about, path=context.path)
+            return await layers.call_tool(kit, checked, arguments, about, path=context.path, may_become=may_become)
     except TimeoutError:
         if not clock.expired():
             raise
@@ -123,8 +129,8 @@ def _readings(checked: CheckedCall, arguments: Any) -> Iterator[Any]:
     yield given
     taken = checked.arguments
     if isinstance(taken, BaseModel):
-        yield taken.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        yield taken.model_dump(mode="json", by_alias=True, exclude_none=True)
+        yield taken.model_dump(mode="json", by_alias=True, exclude_unset=True, fallback=str)
+        yield taken.model_dump(mode="json", by_alias=True, exclude_none=True, fallback=str)
     elif isinstance(given, Mapping):
         properties = checked.tool.parameters().get("properties")
         about = properties.items() if isinstance(properties, Mapping) else ()
