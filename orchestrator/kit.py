@@ -11,11 +11,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from kernel.tool_definitions import ToolDefinition, ToolEntry
+import structlog
+
+from kernel.tool_definitions import McpServer, ToolDefinition, ToolEntry
 from orchestrator.skills.skill import Skills
 from orchestrator.tools.errors import BadKit
 from orchestrator.tools.tool import Tool, Vault
 from orchestrator.tools.toolbox import Toolbox
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,10 @@ class Outfitter:
                 names.setdefault(entry)
                 continue
             for tool in [entry] if isinstance(entry, Tool) else made[id(entry)]:
-                if tool.name not in names:
+                if isinstance(entry, McpServer) and tool.name in self._toolbox.names:
+                    # Its server has chosen the name, which must not end the run.
+                    log.warning("mcp_tool_left_out", server=entry.name, tool=tool.name, error="the name is taken")
+                elif tool.name not in names:
                     names[tool.name] = None
                     own[tool.name] = tool
         if shadowed := [name for name in own if name in self._toolbox.names]:

@@ -16,9 +16,10 @@ import pytest
 
 from kernel.mcp_servers import McpProgram
 from kernel.tool_definitions import McpServer
-from orchestrator.kit import KitScope
+from orchestrator.kit import KitScope, Outfitter
 from orchestrator.mcp.connections import McpConnections
 from orchestrator.mcp.names import names
+from orchestrator.skills.registry import SkillRegistry
 from orchestrator.tools.errors import BadKit
 from orchestrator.tools.tool import NoSecrets, ToolContext
 from orchestrator.tools.toolbox import Toolbox, ToolOutcome
@@ -250,6 +251,16 @@ def test_a_name_depends_on_the_tool_alone() -> None:
     assert names("s", ["a.b", "a_b"]) == list(reversed(names("s", ["a_b", "a.b"])))
     assert names("s", ["größe"]) == ["s_gr__e"]
     assert len(set(names("s", ["x" * 80, "x" * 81]))) == 2
+
+
+async def test_a_tool_with_the_name_of_one_of_the_deployment_is_left_out(connect: Connect) -> None:
+    client = await connect("stdio")
+    taken = "offer_add"
+    of_deployment = Toolbox([(await client.toolbox()).tool(taken)])
+    outfitter = Outfitter(of_deployment, SkillRegistry(), {"mcp": client.connections.make})
+    kit = await outfitter.kit([client.definition], [], KitScope("org_a", "ses", "run", NoSecrets()))
+    assert "offer_greet" in kit.names
+    assert taken not in kit.names
 
 
 async def test_arguments_are_checked_before_the_server_sees_them(connect: Connect, diary: Path) -> None:
