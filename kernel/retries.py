@@ -59,7 +59,7 @@ async def retry(
 
     Raises:
         NotFound: no such run in the org.
-        Conflict: it has not ended.
+        Conflict: it has not ended, or its agent was deleted.
         InvalidInput: it has no such step to go on from (`from_step`).
     """
     new = new_id("run")
@@ -80,6 +80,8 @@ async def retry(
                 f"Run {run_id} has not ended.",
                 suggestions=("wait for its end, or cancel it", "POST …/resume lets a paused run go on"),
             )
+        case "no_agent":
+            raise Conflict(f"The agent of run {run_id} was deleted.", suggestions=("start a run of another agent",))
         case "no_step":
             raise InvalidInput(
                 f"Run {run_id} has no finished step {from_step!r} of its own agent to go on from.",

@@ -49,6 +49,11 @@ BEGIN
         outcome := 'unfinished';
         RETURN;
     END IF;
+    PERFORM FROM agents g WHERE g.id = r.agent_id AND g.deleted_at IS NULL;
+    IF NOT FOUND THEN
+        outcome := 'no_agent';
+        RETURN;
+    END IF;
 
     -- The input was written together with the run.
     v_input := coalesce((r.request -> 'retry' ->> 'input')::integer,

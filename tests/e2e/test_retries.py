@@ -160,6 +160,14 @@ async def test_only_a_run_that_has_ended_can_be_retried(caller: Caller, model: S
     await retry(caller, {"id": f"run_{uuid4().hex}"}, expect=404)
 
 
+async def test_a_run_whose_agent_was_deleted_can_not_be_retried(caller: Caller, model: ScriptedModel) -> None:
+    agent = await caller.agent(model=model.script(said("done")))
+    run = await caller.run(agent_id=agent)
+    await caller.call("DELETE", f"/v1/agents/{agent}", expect=204)
+    problem = (await caller.post(f"/v1/runs/{run['id']}/retry", expect=409)).json()
+    assert "was deleted" in problem["detail"]
+
+
 async def test_another_orgs_run_can_not_be_retried(reaching: Stack, caller: Caller, model: ScriptedModel) -> None:
     run = await caller.run(model=model.script(said("mine")))
     async with calling(reaching.url, await new_key(reaching)) as stranger:
