@@ -17,8 +17,8 @@ END_ALL_OF_OURS = ALL_OF_OURS.replace(", 5000", "")
 """Without waiting until they are gone: callers meet them in every state."""
 
 STATEMENTS = ("journal_commit", "claim_runs", "end_overdue_runs|pause_requested_at IS NOT NULL")
-"""What tells a worker's statements apart: its commits, its claims, its looks for what is asked of its runs and for those
-that should have ended. While it has a run, the first of the two looks is the one that a lock holds up."""
+"""What tells a worker's statements apart: its commits, its claims, its looks for what is asked of its runs and for
+those that should have ended. While it has a run, the first of the two looks is the one that a lock holds up."""
 
 
 async def test_while_connections_are_ended_callers_are_served_or_told_to_come_back(
