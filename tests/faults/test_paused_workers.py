@@ -63,5 +63,6 @@ async def test_a_run_that_is_cancelled_before_its_next_owner_comes_has_its_begun
         await stream.rest()
     assert discarded.data["message_id"] == half.data["message_id"]
     history = await assert_history(mortal.database, started["run_id"])
-    assert (history.run["status"], history.run["epoch"]) == ("cancelled", 2)
+    # By the next owner, or by its heartbeat, which looks for runs that should have ended: whichever comes first.
+    assert (history.run["status"], history.run["epoch"]) in {("cancelled", 1), ("cancelled", 2)}
     assert len(model.asked(script)) == 1
