@@ -80,7 +80,8 @@ async def test_a_cancel_ends_a_run_whose_tool_does_not_end(
 
 async def test_a_cancel_ends_a_run_whose_worker_is_frozen(mortal: Stack, caller: Caller, model: ScriptedModel) -> None:
     await staff(mortal, 1)
-    async with caller.following(model=model.script(SLOW, said("a zombie's word"))) as stream:
+    endless = Reply(tokens=["tick "] * 4, fault=Hang(3))  # it can't come to its end before its worker is frozen
+    async with caller.following(model=model.script(endless, said("a zombie's word"))) as stream:
         frozen = holder(mortal, (await stream.until("run_started")).data)
         await stream.until("message_chunk")
         frozen.send(signal.SIGSTOP)
