@@ -79,13 +79,14 @@ async def test_a_cancel_ends_a_run_whose_tool_does_not_end(
 
 
 async def test_a_cancel_ends_a_run_whose_worker_is_frozen(mortal: Stack, caller: Caller, model: ScriptedModel) -> None:
-    await staff(mortal, 1)
-    endless = Reply(tokens=["tick "] * 4, fault=Hang(3))  # it can't come to its end before its worker is frozen
-    async with caller.following(model=model.script(endless, said("a zombie's word"))) as stream:
+    await staff(mortal, 2)
+    # Both workers are there before one is frozen, and whoever asks the model gets no end: a run whose lease ends before
+    # the cancel is taken over, and must not come to its end either.
+    endless = [Reply(tokens=["tick "] * 4, fault=Hang(3))] * 2
+    async with caller.following(model=model.script(*endless, said("a zombie's word"))) as stream:
         frozen = holder(mortal, (await stream.until("run_started")).data)
         await stream.until("message_chunk")
         frozen.send(signal.SIGSTOP)
-        await mortal.add_worker()
         await cancelled(mortal, caller, stream.events[0].data["run_id"])
         frozen.send(signal.SIGCONT)
         await writes(frozen, "run_lost")
