@@ -156,6 +156,7 @@ class _Desk:
         self._busy: asyncio.Future[Any] | None = None
         self._thread: _Thread | None = None
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def stuck(self) -> bool:
@@ -181,6 +182,7 @@ class _Desk:
         if not done.done():
             log.warning("event_handler_left", handler=self._name, waiting=self._queue.qsize())
         await end(done)
+        self._closed = True
         for _ in range(_CANCELS):
             self._task.cancel()
             await asyncio.wait([self._task], timeout=_CANCEL_AGAIN_AFTER)
@@ -190,7 +192,7 @@ class _Desk:
             self._thread.close()
 
     async def _run(self) -> None:
-        while True:
+        while not self._closed:  # a handler may have swallowed the cancellation
             batch = await self._queue.get()
             self._bytes -= len(batch.frames)
             try:

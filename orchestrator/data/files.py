@@ -22,6 +22,7 @@ from typing import Any, Final
 import orjson
 
 from kernel.files import File, Files
+from orchestrator.child_process import end
 from orchestrator.tools.errors import ToolFailure
 
 _PROCESS: Final = Path(__file__).with_name("duckdb_process.py")
@@ -150,10 +151,7 @@ class FileQueries:
         except TimeoutError:
             raise ToolFailure(f"It took longer than {limits.seconds:g} s. Ask for less, or filter first.") from None
         finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-            await asyncio.shield(process.wait())
+            await end(process)
         try:
             answer: dict[str, Any] = orjson.loads(output)
         except orjson.JSONDecodeError:

@@ -25,6 +25,7 @@ from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 from mcp_types import ErrorData, JSONRPCError, jsonrpc_message_adapter
 
+from orchestrator.child_process import close_pipes
 from orchestrator.mcp.faults import Faults
 from orchestrator.tools.errors import ToolFailure
 
@@ -80,8 +81,8 @@ async def stdio_streams(
             _signal(process, signal.SIGKILL)
             for task in tasks:
                 task.cancel()
+            close_pipes(process)
             await asyncio.gather(*tasks, return_exceptions=True)
-            process._transport.close()  # type: ignore[attr-defined]  # else a grandchild could keep its pipes open
 
 
 class _Link:

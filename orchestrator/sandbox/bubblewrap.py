@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from orchestrator.child_process import close_pipes, end, kill
 from orchestrator.sandbox.seccomp import program
 
 # Limits come first, and can't be raised again. The value of a last line that is an expression is shown, as in a shell.
@@ -118,8 +119,7 @@ class Bubblewrap:
                 raise
             return Ran("", "", -signal.SIGKILL, cut=False, late=True)
         finally:
-            _kill(process)
-            await asyncio.shield(process.wait())
+            await end(process)
         return Ran(
             out.decode(errors="replace"),
             err.decode(errors="replace"),
@@ -134,7 +134,8 @@ class Bubblewrap:
         while data := await stream.read(65_536):
             taken += data
             if len(taken) >= self._output_bytes:
-                _kill(process)
+                kill(process)
+                close_pipes(process)  # else the process would not count as ended until all it wrote is read
                 break
         return bytes(taken[: self._output_bytes])
 
@@ -177,9 +178,3 @@ async def _feed(stream: asyncio.StreamWriter, code: str) -> None:
         stream.write(code.encode(errors="replace"))
         await stream.drain()
         stream.close()
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()

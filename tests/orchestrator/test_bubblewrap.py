@@ -130,7 +130,19 @@ async def test_a_bomb_ends_at_a_limit(box: Bubblewrap, bomb: str) -> None:
 async def test_an_output_flood_is_cut_off(box: Bubblewrap, flood: str) -> None:
     ran = await box.run(flood)
     assert ran.cut
+    assert not ran.late
     assert len(ran.stdout) + len(ran.stderr) <= 40_000
+
+
+async def test_floods_leave_no_pipes_open(box: Bubblewrap) -> None:
+    before = _pipes()
+    for _ in range(8):
+        await box.run("import os\nwhile True: os.write(1, bytes(65536)), os.write(2, bytes(65536))")
+
+    async def closed() -> bool:
+        return not _pipes() - before
+
+    await eventually(closed, within=5)
 
 
 async def test_what_takes_too_long_is_ended_and_leaves_no_process(hasty_box: Bubblewrap) -> None:
@@ -155,6 +167,12 @@ def _started(before: set[str]) -> Callable[[], Awaitable[bool]]:
         return _children() != before
 
     return started
+
+
+def _pipes() -> set[str]:
+    with os.scandir("/proc/self/fd") as found:
+        links = {os.readlink(each.path) for each in found if os.path.lexists(each.path)}
+    return {link for link in links if link.startswith("pipe:")}
 
 
 def _children() -> set[str]:

@@ -136,6 +136,11 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_end(
     assert bus.stuck
     released.set()
 
+    async def ended() -> bool:
+        return not bus.stuck
+
+    await eventually(ended, what="it has ended once its handler returned")
+
 
 @pytest.mark.parametrize("types", [(), ("finished",)])
 def test_a_handler_of_no_event_there_is_is_refused(types: Any) -> None:
