@@ -7,7 +7,7 @@ from typing import Literal
 
 from uuid_utils import uuid7
 
-Kind = Literal["org", "key", "agt", "ses", "run", "msg", "mem", "wrk", "req", "apr", "src", "skl"]
+Kind = Literal["org", "key", "agt", "ses", "run", "msg", "mem", "wrk", "req", "apr", "src", "skl", "job", "doc"]
 
 _SHAPE = re.compile(r"[a-z]{3}_[0-9a-f]{32}")
 

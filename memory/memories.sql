@@ -12,7 +12,9 @@ ON CONFLICT (org_id, user_id, content_hash) DO UPDATE
 SET agent_id = excluded.agent_id, session_id = excluded.session_id, run_id = excluded.run_id,
     kind = excluded.kind, source = excluded.source, embedding = excluded.embedding,
     embedding_model = excluded.embedding_model, search = excluded.search, updated_at = now()
-RETURNING id, user_id, kind, text, source, created_at, updated_at
+RETURNING id, CASE WHEN user_id IS NULL THEN 'org' ELSE 'user' END AS scope, user_id AS owner, kind, text, source, provenance,
+          confidence, valid_from, valid_until, ended_at, superseded_by, entities, thread, place, context, document_id,
+          page, NULL AS metadata, agent_id, session_id, run_id, created_at, updated_at
 
 -- name: has_memories
 SELECT EXISTS (SELECT FROM memories WHERE org_id = $1 AND (user_id IS NULL OR user_id = $2))

@@ -47,6 +47,7 @@ from worker.doorbell import Doorbell
 from worker.equipment import equip
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
+from worker.jobs import Handler, Jobs
 from worker.plugins import make_middleware, plugged_handlers, plugged_memory, plugged_workflows
 from worker.retention import Policies, Retention
 from worker.vigil import Vigil
@@ -135,6 +136,8 @@ async def work(settings: Settings) -> None:
         )
         files = Files.from_settings(settings, db) if settings.files_url else None
         retention = Retention(db, Policies.from_settings(settings), files=files)
+        handlers_of_jobs: dict[str, Handler] = {}
+        jobs = Jobs(db, handlers_of_jobs, worker=worker_id)
         if bus is not None:
             bus.start()
         async with asyncio.TaskGroup() as tasks:
@@ -145,6 +148,7 @@ async def work(settings: Settings) -> None:
             listening = [
                 tasks.create_task(Doorbell(waiting, executor).run(), name="doorbell"),
                 tasks.create_task(Chores(redis, executor, retention).run(), name="chores"),
+                tasks.create_task(jobs.run(), name="jobs"),
             ]
             heartbeat.start()
             log.info("worker_started", worker=worker_id, slots=settings.slots)
