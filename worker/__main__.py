@@ -41,13 +41,14 @@ from orchestrator.models.factory import Models
 from orchestrator.models.plugin import installed_providers
 from orchestrator.vault import RunVault
 from orchestrator.workflows import GRAPH_VERSION
+from worker.background import background
 from worker.charges import Charges
 from worker.chores import Chores
 from worker.doorbell import Doorbell
 from worker.equipment import equip
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
-from worker.jobs import Handler, Jobs
+from worker.jobs import Jobs
 from worker.plugins import make_middleware, plugged_handlers, plugged_memory, plugged_workflows
 from worker.retention import Policies, Retention
 from worker.vigil import Vigil
@@ -136,8 +137,7 @@ async def work(settings: Settings) -> None:
         )
         files = Files.from_settings(settings, db) if settings.files_url else None
         retention = Retention(db, Policies.from_settings(settings), files=files)
-        handlers_of_jobs: dict[str, Handler] = {}
-        jobs = Jobs(db, handlers_of_jobs, worker=worker_id)
+        jobs = Jobs(db, background(), worker=worker_id)
         if bus is not None:
             bus.start()
         async with asyncio.TaskGroup() as tasks:
