@@ -1,8 +1,9 @@
 """Runs Python code as a process of its own in a box made by bubblewrap.
 
 The box has no network, no environment, no other processes and no files but Python itself, a small /tmp that goes with
-it, and what is put below /files. It can't fork. Time, CPU, memory, file size and output are bounded, and the whole box
-dies with its time or with the worker.
+it, and what is put below /files. It can't fork, and starts few threads: none where the worker is root, whose processes
+no limit counts. Time, CPU, memory, file size and output are bounded, and the whole box dies with its time or with the
+worker.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _RUNNER: Final = """
 import ast, resource, sys
 memory, cpu, size = map(int, sys.argv[1:4])
 for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, cpu), (resource.RLIMIT_FSIZE, size),
-                     (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_STACK, 8 << 20)):
+                     (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_NPROC, 64),
+                     (resource.RLIMIT_STACK, 8 << 20)):
     resource.setrlimit(limit, (value, value))
 source = sys.stdin.buffer.read().decode("utf-8", "replace")
 sys.argv = ["code"]
@@ -167,7 +169,7 @@ def _filter() -> int:
     """A descriptor that the system call filter can be read from."""
     filter_end, our_end = os.pipe()
     try:
-        os.write(our_end, program() or b"")  # fits into the pipe's buffer
+        os.write(our_end, program(threads=os.geteuid() != 0) or b"")  # fits into the pipe's buffer
     finally:
         os.close(our_end)
     return filter_end

@@ -1,7 +1,9 @@
 """The system call filter of the box, as a classic BPF program (seccomp(2), filter.h).
 
 New processes can't be made, only threads of the one there is: a fork bomb ends at its first fork, whoever the worker
-runs as (a limit on processes does not bind root). Calls that only serve to look into the kernel are refused as well.
+runs as (a limit on processes does not bind root, who so gets no threads either). Calls that only serve to look into
+the kernel are refused as well, and those that take memory which no limit counts: memfd_create, System V's segments and
+queues, asynchronous reads.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ _TABLES: Final[dict[str, tuple[int, int, int, tuple[int, ...]]]] = {
         (
             *(57, 58),  # fork, vfork
             *(101, 155, 165, 166, 246, 248, 249, 250, 272, 298, 303, 304, 308, 310, 311, 313, 317, 320, 321, 323),
+            *(29, 64, 68, 206, 240, 319, 447),  # shmget, semget, msgget, io_setup, mq_open, memfd_create, memfd_secret
             *(175, 176, 169, 167, 168, 170, 171, 172, 173, 153, 163, 425, 426, 427, 428, 429, 430, 431, 432, 433, 442),
         ),
     ),
@@ -43,14 +46,19 @@ _TABLES: Final[dict[str, tuple[int, int, int, tuple[int, ...]]]] = {
         435,
         (
             *(117, 41, 40, 39, 104, 217, 218, 219, 97, 241, 264, 265, 268, 270, 271, 273, 277, 280, 282, 294),
+            *(194, 190, 186, 0, 180, 279, 447),
             *(105, 106, 142, 224, 225, 161, 162, 58, 89, 425, 426, 427, 428, 429, 430, 431, 432, 433, 442),
         ),
     ),
 }
 
 
-def program() -> bytes | None:
-    """The filter for this machine; None where its architecture is not known here, and the box must not be used."""
+def program(*, threads: bool = True) -> bytes | None:
+    """The filter for this machine; None where its architecture is not known here, and the box must not be used.
+
+    Args:
+        threads: whether the code may start any. Their number must be limited elsewhere.
+    """
     table = _TABLES.get(platform.machine())
     if table is None:
         return None
@@ -70,7 +78,7 @@ def program() -> bytes | None:
     code += [
         (_EQUAL, 0, 3, clone),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_ANY_BIT, 1, 0, _CLONE_THREAD),
+        (_ANY_BIT, 1, 0, _CLONE_THREAD if threads else 0),
         (_RETURN, 0, 0, _ERRNO | _EPERM),
         (_RETURN, 0, 0, _ALLOW),
     ]

@@ -124,6 +124,38 @@ async def test_a_bomb_ends_at_a_limit(box: Bubblewrap, bomb: str) -> None:
     assert (await box.run("1 + 1")).stdout == "2\n"
 
 
+# Memory of the kernel that no limit on a process counts.
+UNCOUNTED = {
+    "files in memory": "import os; os.memfd_create('x')",
+    "hidden memory": "import ctypes as c\nif c.CDLL(None).syscall(447, 0) < 0: raise OSError(1, 'no')",
+    "segments of shared memory": "import ctypes as c\n"
+    "if c.CDLL(None).shmget(0, 4096, 0o1600) < 0: raise OSError(1, 'no')",
+    "message queues": "import ctypes as c\nif c.CDLL(None).msgget(0, 0o1600) < 0: raise OSError(1, 'no')",
+    "semaphores": "import ctypes as c\nif c.CDLL(None).semget(0, 1, 0o1600) < 0: raise OSError(1, 'no')",
+    "queues of asynchronous reads": "import ctypes as c, platform\n"
+    "n = {'x86_64': 206, 'aarch64': 0}[platform.machine()]\n"
+    "if c.CDLL(None).syscall(n, 1, c.byref(c.c_ulong())) < 0: raise OSError(1, 'no')",
+}
+
+
+@pytest.mark.parametrize("way", UNCOUNTED)
+async def test_memory_that_no_limit_counts_can_not_be_taken(box: Bubblewrap, way: str) -> None:
+    ran = await box.run(UNCOUNTED[way])
+    assert (ran.exit_code, ran.late) == (1, False)
+    assert "OSError" in ran.stderr or "PermissionError" in ran.stderr
+
+
+async def test_threads_are_few(box: Bubblewrap) -> None:
+    """Small ones would fit into the memory by the thousand, and take all process numbers of the machine."""
+    ran = await box.run(
+        "import os, threading\n"
+        "threading.stack_size(32768)\n"
+        "for n in range(200): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    assert ran.exit_code == 1
+    assert "can't start new thread" in ran.stderr
+
+
 @pytest.mark.parametrize(
     "flood", ["while True: print('x' * 1000)", "import sys\nwhile True: sys.stderr.write('x' * 1000)"]
 )
