@@ -24,6 +24,8 @@ from api.endpoint import Edge
 from api.events import Events
 from api.files import SessionFiles
 from api.health import RELEASE, Health
+from api.memories import Memories
+from api.memory_access import MemoryAccess
 from api.metrics import Metrics, RequestMetrics
 from api.retries import Retries
 from api.router import build_router
@@ -133,6 +135,7 @@ class App:
         bell = Bell(redis)
         tokens = StreamTokens.from_settings(settings)
         sealer = Sealer.of(settings.sealing_keys, settings.secret_key)
+        memories = MemoryAccess(settings, db, redis)
         endpoints = [
             *Retries(publisher, bell, sealer).endpoints(),
             *Runs(db, hub, publisher, bell, sealer).endpoints(),
@@ -144,6 +147,7 @@ class App:
             *Skills(db).endpoints(),
             *Secrets(db, sealer).endpoints(),
             *Sources(db).endpoints(),
+            *Memories(memories).endpoints(),
             *Health(db, redis).endpoints(),
             *Metrics(db, self._registry, streams=lambda: hub.viewers).endpoints(),
         ]
@@ -160,6 +164,7 @@ class App:
             with suppress(TimeoutError):
                 await asyncio.wait_for(publisher_task, _FAREWELL_SECONDS)
             await end(hub_task)
+            await memories.aclose()
             await bell.aclose()
             await redis.aclose()
             await close_pool(db)

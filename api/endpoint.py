@@ -48,6 +48,7 @@ PATH_SHAPES: Final[Mapping[str, str]] = {
     "source_id": "src_[0-9a-f]{32}",
     "skill_id": "skl_[0-9a-f]{32}",
     "approval_id": "apr_[0-9a-f]{32}",
+    "memory_id": "mem_[0-9a-f]{32}",
     "version": "[1-9][0-9]{0,8}",
     # Every depth of folders. What is wrong with a path is said by `kernel.file_paths`.
     "file_path": r"[^/\x00]+(/[^/\x00]+)*",
