@@ -115,7 +115,7 @@ def sparse(values: Iterable[tuple[int, float]]) -> str:
 
 
 def context_of(speaker: str | None, at: datetime | None, *further: str) -> str | None:
-    """The context of a turn of a conversation, None where nothing is known: who spoke, and the day as people ask for it.
+    """The context of a turn of a conversation: who spoke, and the day as people ask for it; None without either.
 
         >>> context_of("Maria", datetime(2026, 3, 14))
         'Maria 2026-03-14 March Saturday 3月 星期六'
