@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from kernel.errors import Conflict, InvalidInput, NotFound
+from kernel.errors import Conflict, NotFound
 from kernel.ids import new_id
 from memory.checks import checked, checked_change, checked_limit, clipped
 from memory.port import ALL
