@@ -6,6 +6,7 @@ and style.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from base64 import b64encode
@@ -14,7 +15,6 @@ from importlib import resources
 from typing import Any, Final
 
 from api.endpoint import Answer, Call, Endpoint, NoQuery
-from api.openapi import build_document
 
 _INLINE: Final = re.compile(rb"<(style|script)>(.*?)</\1>", re.DOTALL)
 _PAGE: Final = resources.files(__package__).joinpath("docs.html").read_bytes()
@@ -35,7 +35,10 @@ class Docs:
     """The endpoints that describe all others, and themselves."""
 
     def __init__(self, others: Sequence[Endpoint[Any, Any]], *, version: str) -> None:
-        self._document = build_document([*others, *self.endpoints()], version=version)
+        self._others = others
+        self._version = version
+        self._document = b""
+        self._building = asyncio.Lock()
 
     def endpoints(self) -> Iterator[Endpoint[Any, Any]]:
         yield Endpoint(
@@ -58,7 +61,17 @@ class Docs:
         )
 
     async def show_document(self, call: Call[None, NoQuery]) -> Answer:
+        async with self._building:
+            if not self._document:
+                self._document = await asyncio.to_thread(self._build)
         return Answer(self._document)
+
+    def _build(self) -> bytes:
+        """The document, built by the first who asks. It takes about 0.1 s and 3 MB, and most processes are never
+        asked. Nothing else uses the models of answers, so a thread of its own may complete them."""
+        from api.openapi import build_document
+
+        return build_document([*self._others, *self.endpoints()], version=self._version)
 
     async def show_page(self, call: Call[None, NoQuery]) -> Answer:
         headers = ((b"content-security-policy", _POLICY),)

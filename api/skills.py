@@ -31,7 +31,6 @@ from kernel.skill_config import (
     SkillMetadata,
     is_file_path,
 )
-from kernel.skill_format import BadSkillFile, SkillFile, read_skill
 from kernel.skills import SkillRecord, SkillSummary
 from kernel.tool_definitions import Slug, ToolEntries
 
@@ -248,13 +247,15 @@ class Skills:
 
 
 def _imported(given: SkillImport) -> SkillConfig:
+    from kernel.skill_format import BadSkillFile, read_skill  # brings YAML, which nothing else here needs
+
     if MAIN_FILE not in given.files:
         raise invalid((f"files.{MAIN_FILE}", "is missing"))
     bad = [path for path in given.files if path != MAIN_FILE and not is_file_path(path)]
     if bad:
         raise invalid(*((f"files.{path}", "is not a path within a skill's folder") for path in bad[:20]))
     try:
-        skill: SkillFile = read_skill(given.files[MAIN_FILE])
+        skill = read_skill(given.files[MAIN_FILE])
     except BadSkillFile as error:
         raise invalid(*((f"files.{MAIN_FILE}", problem) for problem in error.problems[:20])) from None
     return SkillConfig(

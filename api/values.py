@@ -24,9 +24,10 @@ class Query(BaseModel):
 
 
 class View(BaseModel):
-    """An answer's body. Answers are built as plain dicts; this is what the document says of them."""
+    """An answer's body. Answers are built as plain dicts; this is what the document says of them, and it is completed
+    when the document is made."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 def bounded_json(value: Any, *, most_bytes: int) -> Any:
