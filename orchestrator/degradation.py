@@ -59,9 +59,13 @@ def failure_answer(context: RunContext, state: GraphState, failed: Failure) -> s
 
 
 def known(context: RunContext, state: GraphState) -> list[str]:
-    """The latest results of tools and sub-agents, abridged."""
+    """The latest results of tools and sub-agents, and an answer that was to be corrected; abridged."""
     results = [m.text for m in context.transcript.upto(state["position"]) if m.type == "tool"]
-    return [_abridged(text) for text in results[-_MOST_RESULTS:]]
+    found = [_abridged(text) for text in results[-_MOST_RESULTS:]]
+    if drafts := state.get("drafts"):
+        wrong = "; ".join(drafts[-1]["problems"])
+        found.append(f"an answer that does not fit response_schema yet ({wrong}): {_abridged(drafts[-1]['text'])}")
+    return found
 
 
 def reached_in_words(budget: Budget, reached: Reached) -> str:

@@ -1,6 +1,7 @@
-"""The graph: START → THINK → {ACT | DELEGATE | RESPOND}; ACT and DELEGATE → THINK; RESPOND → END.
+"""The graph: START → THINK → {THINK | ACT | DELEGATE | RESPOND}; ACT and DELEGATE → THINK; RESPOND → END.
 
-ACT and DELEGATE run side by side when the model asks for both. Graphs are compiled once per process; what differs
+ACT and DELEGATE run side by side when the model asks for both; THINK follows itself where a structured answer is to
+be corrected. Graphs are compiled once per process; what differs
 from run to run comes with the runtime's context.
 """
 
@@ -36,7 +37,7 @@ def build_graph(think: State) -> Graph:
     graph.add_node("DELEGATE", _braked(delegate))
     graph.add_node("RESPOND", respond)
     graph.add_edge(START, "THINK")
-    graph.add_conditional_edges("THINK", after_think, ["ACT", "DELEGATE", "RESPOND"])
+    graph.add_conditional_edges("THINK", after_think, ["THINK", "ACT", "DELEGATE", "RESPOND"])
     graph.add_edge("ACT", "THINK")
     graph.add_edge("DELEGATE", "THINK")
     graph.add_edge("RESPOND", END)
@@ -58,4 +59,6 @@ async def after_think(state: GraphState) -> list[Route]:
         routes.append("ACT")
     if state["delegations"]:
         routes.append("DELEGATE")
+    if not routes and state["answer"] is None and state["failure"] is None and state.get("drafts"):
+        routes.append("THINK")
     return routes or ["RESPOND"]

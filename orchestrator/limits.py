@@ -49,8 +49,9 @@ def take_decisions(budget: Budget, decisions: Iterable[Decision]) -> None:
             budget.on_limit = "stop"
 
 
-def reached(context: RunContext, step_id: str) -> Reached | None:
-    """Which limit ends the agent in this step, before another model call; None if none does.
+def reached(context: RunContext, step_id: str, cut: Reached | None = None) -> Reached | None:
+    """Which limit ends the agent in this step, before another model call; None if none does. `cut`: the limit that has
+    just cut a call short, which by another clock may be met an instant later.
 
     Raises:
         Waits: somebody was asked to raise it, and has not decided yet.
@@ -59,7 +60,7 @@ def reached(context: RunContext, step_id: str) -> Reached | None:
         decision = context.approvals.decision(step_id, asked, "limit")
         if decision is not None and decision.status != "approved":
             return asked
-    limit = context.budget.exhausted()
+    limit = context.budget.exhausted() or cut
     if limit is None or limit not in CAP_OF or context.budget.on_limit == "stop":
         return limit
     if context.approvals.decision(step_id, limit, "limit") is not None:

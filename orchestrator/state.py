@@ -40,6 +40,13 @@ class Answer(TypedDict):
     operations: NotRequired[list[Operation]]
 
 
+class Draft(TypedDict):
+    """An answer that does not fit the `response_schema`, and what is wrong with it, one line each."""
+
+    text: str
+    problems: list[str]
+
+
 class Failure(TypedDict):
     """Why a run can't go on; shown to the caller as it stands."""
 
@@ -50,13 +57,14 @@ class Failure(TypedDict):
     operations: NotRequired[list[Operation]]
 
 
-Route = Literal["ACT", "DELEGATE", "RESPOND"]
+Route = Literal["THINK", "ACT", "DELEGATE", "RESPOND"]
 
 
 class GraphState(TypedDict):
     """One agent's progress. ACT and DELEGATE may run at the same time, so neither writes here.
 
-    `share` is what a sub-agent got of its parent's budget (`Caps` as a dictionary).
+    `share` is what a sub-agent got of its parent's budget (`Caps` as a dictionary). `drafts` are the answers that the
+    model was last told to correct, the oldest first; there are none as soon as it says something that can be used.
     """
 
     round: int
@@ -67,6 +75,7 @@ class GraphState(TypedDict):
     answer: Answer | None
     failure: Failure | None
     share: NotRequired[dict[str, Any] | None]
+    drafts: NotRequired[list[Draft]]
 
 
 def first_state(position: int, share: dict[str, Any] | None = None) -> GraphState:

@@ -18,6 +18,7 @@ from kernel.json_schema import Schema, SchemaError
 from orchestrator.errors import BadResponseSchema, InvalidAnswer
 from orchestrator.models.provider import ResponseFormat
 from orchestrator.models.turn import too_deep
+from orchestrator.state import Draft
 
 MOST_REPAIRS: Final = 2
 _MOST_SHOWN: Final = 2_000
@@ -32,31 +33,33 @@ class Misfit:
     text: str
     problems: Sequence[str]
 
-    def correction(self) -> list[BaseMessage]:
-        """What the model is told to do about it."""
-        lines = "\n".join(f"- {problem}" for problem in self.problems)
-        return [
-            AIMessage(self.text or "(nothing)"),
-            HumanMessage(
-                "This answer is not the JSON that was asked for:\n"
-                f"{lines}\nGive the whole answer again, corrected: the JSON alone, nothing before or after it."
-            ),
-        ]
+    def draft(self) -> Draft:
+        """It as part of the graph's state."""
+        return Draft(text=self.text, problems=list(self.problems))
 
-    def error(self, asked: int, finish_reason: str, reached: str | None) -> InvalidAnswer:
-        """What the caller is told when it stays so after `asked` calls. `reached`: the limit that ended it."""
+    def error(self, asked: int, finish_reason: str) -> InvalidAnswer:
+        """What the caller is told when it stays so after `asked` calls."""
         text = self.text if len(self.text) <= _MOST_SHOWN else self.text[: _MOST_SHOWN - 1] + "…"
-        why = f"{reached} was reached" if reached else f"it was asked {asked} times"
         hints = ["choose a model that is better at structured answers, or make response_schema simpler"]
-        if reached:
-            hints.insert(0, "raise the budget: there was none left for a correction")
         if finish_reason == "length":
             hints.insert(0, "raise max_tokens of the model: its answer was cut off")
         return InvalidAnswer(
-            f"The model's answer does not fit response_schema, and {why}. What is wrong: {'; '.join(self.problems)}. "
-            f"The last answer was: {text}",
+            f"The model's answer does not fit response_schema, and it was asked {asked} times. "
+            f"What is wrong: {'; '.join(self.problems)}. The last answer was: {text}",
             suggestions=hints,
         )
+
+
+def correction(draft: Draft) -> list[BaseMessage]:
+    """What the model is told to do about an answer that does not fit."""
+    lines = "\n".join(f"- {problem}" for problem in draft["problems"])
+    return [
+        AIMessage(draft["text"] or "(nothing)"),
+        HumanMessage(
+            "This answer is not the JSON that was asked for:\n"
+            f"{lines}\nGive the whole answer again, corrected: the JSON alone, nothing before or after it."
+        ),
+    ]
 
 
 class AnswerSchema:

@@ -20,9 +20,10 @@ from kernel.effects import DELEGATE
 from kernel.events import EVENT_TYPES, render_time
 from kernel.postgres import Pool
 
-# What may follow a state within one attempt. ACT and DELEGATE run side by side when the model asks for both.
+# What may follow a state within one attempt. ACT and DELEGATE run side by side when the model asks for both; THINK
+# follows itself where a structured answer is corrected.
 _NEXT_STATES: Mapping[str, frozenset[str]] = {
-    "THINK": frozenset({"ACT", "DELEGATE", "RESPOND"}),
+    "THINK": frozenset({"THINK", "ACT", "DELEGATE", "RESPOND"}),
     "ACT": frozenset({"THINK", "DELEGATE"}),
     "DELEGATE": frozenset({"THINK", "ACT"}),
     "RESPOND": frozenset(),

@@ -4,8 +4,9 @@ Text goes to followers as it comes. If the model then asks for tools, the text w
 taken back and it is said again as `tool_thinking`. A model that fails ends the run through RESPOND, with an
 error that says what to do.
 
-Where the agent has a `response_schema`, an answer that does not fit is taken back too, and the model is asked to
-correct it. Each correction is a model call like any other: it spends from the budget and counts as a step.
+Where the agent has a `response_schema`, an answer that does not fit is taken back too, and THINK follows THINK to have
+it corrected. So each correction is a step like any other: it is checkpointed, spends from the budget, and may be what a
+limit forbids or asks about.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from orchestrator.models.provider import ChatProvider, ResponseFormat
 from orchestrator.models.turn import ReasoningDelta, Restart, TextDelta, Turn
 from orchestrator.prompt import delegate_schema, model_input, system_prompt
 from orchestrator.state import Answer, Call, GraphState
-from orchestrator.structured import MOST_REPAIRS, AnswerSchema
+from orchestrator.structured import MOST_REPAIRS, AnswerSchema, correction
 
 log = structlog.get_logger(__name__)
 
@@ -57,10 +58,12 @@ async def think(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, An
             if not clock.expired():
                 raise
             context.log.discard_open(context.path)
-            limit = reached(context, step_id) or "time_limit"
+            limit = reached(context, step_id, "time_limit")
     if limit is not None:
         changed = limited(context, state, limit)
     context.leave(step_id, "THINK", time.perf_counter() - started)
+    if state.get("drafts"):
+        changed = {"drafts": [], **changed}  # a run that needs no correction has nothing of it in its checkpoints
     return {"recalled": recalled, "round": state["round"] + 1, **changed}
 
 
@@ -81,37 +84,42 @@ async def _recall(context: RunContext, state: GraphState) -> list[str]:
 
 
 async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> dict[str, Any]:
-    """Asks until there is an answer that can be used: once, and again for each correction of a structured answer."""
-    corrections: list[BaseMessage] = []
-    asked = 0
     try:
         schema = None if context.actor.response_schema is None else AnswerSchema(context.actor.response_schema)
-        while True:
-            turn, message_id = await _stream(context, state, recalled, schema, corrections)
-            _spend(context, turn)
-            asked += 1
-            if schema is None or _asks_for_tools(turn):
-                return {"round": state["round"] + asked, **_taken(context, state, turn, message_id)}
-            read = schema.read(turn.message.text)
-            if isinstance(read, str):
-                if read != turn.message.text:  # it stood in a code fence: what was streamed is not what is answered
-                    context.log.discard_open(context.path)
-                reason = turn.finish_reason or "stop"
-                answer = Answer(message_id=message_id, text=read, finish_reason=reason, structured=True)
-                return {"round": state["round"] + asked, "calls": [], "delegations": [], "answer": answer}
-            context.log.discard_open(context.path)
-            limit = context.budget.exhausted()
-            if limit is not None or asked > MOST_REPAIRS:
-                raise read.error(asked, turn.finish_reason, limit)
-            corrections += read.correction()
+        turn, message_id = await _stream(context, state, recalled, schema)
+        _spend(context, turn)
+        if schema is None or _asks_for_tools(turn):
+            return _taken(context, state, turn, message_id)
+        return _fitted(context, state, turn, message_id, schema)
     except (ModelError, PromptTooLong, InvalidAnswer, BadResponseSchema, Stopped) as error:
         context.log.discard_open(context.path)
         return {
-            "round": state["round"] + max(asked, 1),
             "calls": [],
             "delegations": [],
             "failure": failure(context, error, retryable=isinstance(error, ModelError) and error.retryable),
         }
+
+
+def _fitted(
+    context: RunContext, state: GraphState, turn: Turn, message_id: str, schema: AnswerSchema
+) -> dict[str, Any]:
+    """What a text leads to that has to fit `schema`: an answer, or its correction.
+
+    Raises:
+        InvalidAnswer: it was to be corrected often enough.
+    """
+    read = schema.read(turn.message.text)
+    if isinstance(read, str):
+        if read != turn.message.text:  # it stood in a code fence: what was streamed is not what is answered
+            context.log.discard_open(context.path)
+        reason = turn.finish_reason or "stop"
+        answer = Answer(message_id=message_id, text=read, finish_reason=reason, structured=True)
+        return {"calls": [], "delegations": [], "answer": answer}
+    context.log.discard_open(context.path)
+    drafts = [*state.get("drafts", ()), read.draft()]
+    if len(drafts) > MOST_REPAIRS:
+        raise read.error(len(drafts), turn.finish_reason)
+    return {"calls": [], "delegations": [], "drafts": drafts}
 
 
 def _spend(context: RunContext, turn: Turn) -> None:
@@ -148,7 +156,6 @@ async def _stream(
     state: GraphState,
     recalled: list[str],
     schema: AnswerSchema | None,
-    corrections: Sequence[BaseMessage],
 ) -> tuple[Turn, str]:
     """One model call: the turn, and the id of the message as which its text was streamed."""
     actor = context.actor
@@ -159,6 +166,7 @@ async def _stream(
         tools = [*tools, delegate_schema(actor.sub_agents)]
     choice = _within_budget(context, actor.model)
     chat = await context.models.choose(choice, context.vault)
+    corrections = [message for draft in state.get("drafts", ()) for message in correction(draft)]
     messages = [*model_input(system, context.history, context.transcript.upto(state["position"])), *corrections]
     message_id = new_id("msg")
     response_format = None if schema is None else schema.format

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from orchestrator.errors import BadResponseSchema
-from orchestrator.structured import AnswerSchema, Misfit
+from orchestrator.structured import AnswerSchema, Misfit, correction
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
@@ -51,7 +51,7 @@ def test_a_code_fence_is_taken_off_and_the_last_one_counts(text: str) -> None:
 def test_what_does_not_fit_is_said_to_the_model(text: str, problem: str) -> None:
     read = AnswerSchema(SCHEMA).read(text)
     assert isinstance(read, Misfit)
-    said, told = read.correction()
+    said, told = correction(read.draft())
     assert (said.type, told.type) == ("ai", "human")
     assert said.text
     assert problem in told.text
@@ -74,12 +74,11 @@ def test_any_json_can_be_asked_for() -> None:
 def test_an_error_quotes_the_answer_and_says_what_helps() -> None:
     read = AnswerSchema(SCHEMA).read('{"m": "' + "x" * 5_000)
     assert isinstance(read, Misfit)
-    error = read.error(3, "length", None)
+    error = read.error(3, "length")
     assert error.code == "invalid_answer"
     assert '{"m": "xxx' in error.message
     assert len(error.message) < 2_500
     assert "max_tokens" in error.suggestions[0]
-    assert "budget" in read.error(1, "stop", "token_limit").suggestions[0]
 
 
 def test_a_schema_that_can_not_be_used_says_so() -> None:
