@@ -15,6 +15,7 @@ from kernel import agents
 from kernel.agent_config import (
     AgentConfig,
     AgentLimits,
+    ContextConfig,
     Instructions,
     MemoryConfig,
     ModelChoice,
@@ -41,6 +42,7 @@ class AgentPatch(Body):
     approvals: dict[str, ApprovalPolicy] = Field(default={}, max_length=64)
     sub_agents: SubAgents = Field(default=[])
     memory: MemoryConfig = MemoryConfig()
+    context: ContextConfig = ContextConfig()
     limits: AgentLimits = AgentLimits()
     response_schema: AnySchema | None = None
 

@@ -156,6 +156,9 @@ class Transcript:
             case "memory_recalled":
                 items = [f"· {_short(_item_text(item))}" for item in get("items") or ()]
                 return Text(f"\n{'':{_MARGIN}}".join(items))
+            case "context_compacted":
+                shorter = f"{get('tokens_before')} to {get('tokens_after')} tokens"
+                return Text(harmless(f"{get('messages')} messages summed up, {shorter}"), style="dim")
             case "tool_start":
                 return _named(get("name"), get("arguments"))
             case "tool_result":
@@ -199,6 +202,7 @@ _LABELS = {
     "run_waiting": ("waiting", "yellow"),
     "state_entered": ("state", "cyan"),
     "memory_recalled": ("recalled", "magenta"),
+    "context_compacted": ("compacted", "dim"),
     "tool_thinking": ("thinking", "dim"),
     "tool_start": ("tool", "yellow"),
     "tool_result": ("result", "yellow"),

@@ -56,6 +56,22 @@ class MemoryConfig(Definition):
     limit: int = Field(default=5, ge=1, le=20)
 
 
+class ContextConfig(Definition):
+    """What of a conversation the model is told. Tokens are estimated, on the high side."""
+
+    max_tokens: int = Field(
+        default=100_000, ge=500, le=2_000_000, description="of everything that one call of the model is told"
+    )
+    keep_recent: int = Field(
+        default=40, ge=2, le=1_000, description="messages of the conversation that are told word for word"
+    )
+    result_tokens: int = Field(
+        default=8_000, ge=100, le=1_000_000, description="a longer result of a tool is told once, then referred to"
+    )
+    summarize: bool = Field(default=True, description="whether a model sums up what is told no more")
+    summary_model: ModelName | None = Field(default=None, description="which one; else the agent's own")
+
+
 class SubAgentLimits(Definition):
     """What one task of a sub-agent may use, of what its parent has left."""
 
@@ -153,6 +169,7 @@ class AgentConfig(_Actor):
 
     name: Name
     memory: MemoryConfig = MemoryConfig()
+    context: ContextConfig = ContextConfig()
     limits: AgentLimits = AgentLimits()
     response_schema: AnySchema | None = Field(default=None, description="what the final answer must be, as JSON")
 
@@ -185,6 +202,7 @@ def stored(config: AgentConfig) -> dict[str, Any]:
     """The configuration as it is kept."""
     document = config.model_dump()
     _trim(document["limits"], _LATER_LIMITS)
+    _trim(document, {"context": ContextConfig().model_dump()})
     _trim_actor(document)
     return document
 

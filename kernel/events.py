@@ -23,6 +23,7 @@ EventType: TypeAlias = Literal[
     "delegate_start",
     "delegate_result",
     "memory_recalled",
+    "context_compacted",
     "message_chunk",
     "message",
     "message_discarded",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import asyncpg
 import orjson
@@ -30,6 +30,9 @@ LeftBy = Literal["died", "drained", "store_away", "paused", "approval"]
 or waited for a decision."""
 
 HandBack = Literal["drained", "store_away"]
+
+HISTORY: Final = 40
+"""Messages of the conversation that a claim brings, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class ClaimedRun:
     `convicted` says that there were three of them or more, and that no other run can have been the cause of the last;
     `left_by` says why the last owner is gone. `pickup_seconds` is the time from its creation to its first start,
     `seconds_left` the time until its deadline, which may have passed. `vtag` is where in virtual time it was started,
-    `capped` whether its org or agent may run no more than so many at once.
+    `capped` whether its org or agent may run no more than so many at once. `window_version` rises whenever something
+    changes of what is known of its session beside messages; 0: nothing is.
     """
 
     id: str
@@ -109,6 +113,7 @@ class ClaimedRun:
     announced: bool = False
     vtag: float = 0.0
     capped: bool = False
+    window_version: int = 0
 
     @property
     def spent_in_all(self) -> Spent:
@@ -144,7 +149,7 @@ class Leases:
         worker: str,
         lease_seconds: float,
         graph_version: int = 1,
-        history_limit: int = 40,
+        history_limit: int = HISTORY,
     ) -> None:
         self._db = db
         self.worker = worker

@@ -2,7 +2,9 @@
 
 -- name: claim
 -- Up to $2 runs for worker $1, see the migration on fair claims.
-SELECT * FROM claim_runs($1, $2, $3, $4, $5, $6, $7, $8);
+SELECT c.*, coalesce((SELECT w.version FROM session_windows w
+                      WHERE w.session_id = c.session_id AND w.org_id = c.org_id), 0) AS window_version
+FROM claim_runs($1, $2, $3, $4, $5, $6, $7, $8) AS c;
 
 -- name: left_behind
 -- What earlier owners of run $1 (org $2, session $3, turn $4, log from $5 on) have committed. To be asked under the new
@@ -15,7 +17,8 @@ SELECT coalesce((SELECT json_object_agg(begun.id, begun.path)
                 '{}') AS unfinished,
        coalesce((SELECT json_object_agg(of.path, of.spent)
                  FROM (SELECT coalesce(u.data ->> 'path', '') AS path,
-                              json_build_array(count(*), sum((u.data ->> 'input_tokens')::bigint),
+                              json_build_array(count(*) FILTER (WHERE u.data ->> 'purpose' IS NULL),
+                                               sum((u.data ->> 'input_tokens')::bigint),
                                                sum((u.data ->> 'output_tokens')::bigint),
                                                sum((u.data ->> 'cost')::double precision)) AS spent
                        FROM events u

@@ -48,10 +48,13 @@ class Settings(BaseSettings):
         "", max_length=65_536, description="of models, per million tokens: JSON, or the path of a JSON or TOML file"
     )
 
-    # embeddings: the offline lexical embedder unless an endpoint is named
+    # embeddings: the offline lexical embedder unless an endpoint or a local model is named
     embedding_base_url: str | None = None
     embedding_api_key: SecretStr = SecretStr("")
-    embedding_model: str = "lexical"
+    embedding_model: str = Field("lexical", description="of the endpoint, or local:FOLDER, or lexical")
+    embedding_previous_model: str | None = Field(None, description="while memories are embedded anew: the model before")
+    embedding_previous_base_url: str | None = Field(None, description="where that is, if not at the same endpoint")
+    embedding_previous_api_key: SecretStr = SecretStr("")
 
     # the HTTP edge
     host: str = "127.0.0.1"
@@ -126,6 +129,11 @@ class Settings(BaseSettings):
     )
     retain_sessions: float = Field(0.0, ge=0, le=_LONGEST_KEPT, description="sessions in which nothing happens")
     retain_audit: float = Field(366 * 86_400.0, ge=0, le=_LONGEST_KEPT, description="entries of the audit log")
+
+    # the working windows of sessions
+    window_ttl: int = Field(
+        3_600, ge=0, le=30 * 86_400, description="that Redis keeps a session's window unused; 0: it keeps none"
+    )
 
     # code that agents write
     cpython: bool = Field(False, description="the tool cpython, which needs bubblewrap")
