@@ -37,4 +37,4 @@ def choose_engine(settings: Settings) -> SearchEngine | None:
         case "ddgs":
             if find_spec("ddgs") is None:
                 raise BadSettings("LONGHAUL_SEARCH_ENGINE is ddgs, which is not installed: install longhaul[search]")
-            return Ddgs()
+            return Ddgs(allow=settings.egress_allow)

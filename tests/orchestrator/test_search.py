@@ -301,7 +301,7 @@ async def with_ddgs(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> list[S
     async with engine(handler) as url:
         monkeypatch.setattr(Local, "search_url", f"{url}/find")
         monkeypatch.setitem(ddgs.engines.ENGINES["text"], "local", Local)
-        adapter = Ddgs(backend="local")
+        adapter = Ddgs(backend="local", allow=[url.removeprefix("http://")])
         try:
             return await adapter.search("green tea", 5)
         finally:
@@ -339,6 +339,40 @@ async def test_ddgs_that_reaches_no_engine_may_be_tried_again(monkeypatch: pytes
     with pytest.raises(SearchFailed) as caught:
         await with_ddgs(handler, monkeypatch)
     assert caught.value.retryable
+
+
+async def test_ddgs_reaches_no_private_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[web.Request] = []
+    monkeypatch.setenv("NO_PROXY", "*")
+    for name in ("127.0.0.1", "localhost"):
+        async with engine(answering(seen=seen)) as url:
+            monkeypatch.setattr(Local, "search_url", url.replace("127.0.0.1", name))
+            monkeypatch.setitem(ddgs.engines.ENGINES["text"], "local", Local)
+            adapter = Ddgs(backend="local")
+            with pytest.raises(SearchFailed):
+                await adapter.search("green tea", 5)
+            await adapter.aclose()
+    assert seen == []
+
+
+async def test_ddgs_follows_no_redirect_to_a_private_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[web.Request] = []
+
+    async with engine(answering(seen=seen)) as inside:
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            return web.Response(status=302, headers={"Location": f"{inside}/metadata"})
+
+        with pytest.raises(SearchFailed):
+            await with_ddgs(handler, monkeypatch)
+    assert seen == []
+
+
+async def test_ddgs_takes_no_proxy_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine(answering()) as elsewhere:
+        for name in ("DDGS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, elsewhere)
+        await test_ddgs_finds_without_a_key(monkeypatch)
 
 
 # choice
