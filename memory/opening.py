@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,7 +18,8 @@ async def postgres_memory(host: MemoryHost) -> AsyncIterator[PostgresMemory]:
     Raises:
         BadSettings: they name none that there is.
     """
-    embedder = choose_embedder(host.settings)
+    # A local model's files are looked at, which may block.
+    embedder = await asyncio.to_thread(choose_embedder, host.settings)
     try:
         yield PostgresMemory(host.db, embedder)
     finally:

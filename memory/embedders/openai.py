@@ -8,16 +8,15 @@ model is measured once, on a few sentences that have nothing to do with each oth
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import random
-import statistics
 from collections.abc import Sequence
 
 import aiohttp
 import orjson
 from pydantic import SecretStr
 
+from memory.embedders.nearness import UNRELATED, measured
 from memory.embedders.port import Nearness
 from memory.errors import EmbedderUnavailable
 
@@ -26,18 +25,6 @@ _LONGEST = 6000  # characters of one text: endpoints refuse more than about 8,00
 _MAY_PASS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_WAIT = 5.0  # seconds, whatever the endpoint asks for
 _CHECK = "check LONGHAUL_EMBEDDING_BASE_URL, LONGHAUL_EMBEDDING_API_KEY and LONGHAUL_EMBEDDING_MODEL"
-
-# Each is about something of its own. Two languages, questions and statements, as queries and memories are.
-_UNRELATED = (
-    "The ferry to the island leaves at noon on weekdays.",
-    "How do I sharpen a kitchen knife?",
-    "Her invoice for March has not been paid yet.",
-    "The choir rehearses Bach in the old church.",
-    "用户对花生过敏。",
-    "这个星期的服务器备份失败了。",
-    "哪一座山是欧洲最高的？",
-    "Wolves returned to the valley after eighty years.",
-)
 
 
 class OpenAIEmbedder:
@@ -79,10 +66,10 @@ class OpenAIEmbedder:
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         if not texts or self._measured:
             return await self._batches(texts)
-        vectors = await self._batches([*_UNRELATED, *texts])
-        self.nearness = Nearness(floor=_floor(vectors[: len(_UNRELATED)]), weight=1.0)
+        vectors = await self._batches([*UNRELATED, *texts])
+        self.nearness = measured(vectors[: len(UNRELATED)])
         self._measured = True
-        return vectors[len(_UNRELATED) :]
+        return vectors[len(UNRELATED) :]
 
     async def aclose(self) -> None:
         if self._http is not None:
@@ -167,14 +154,6 @@ def _unit(vector: list[float]) -> list[float]:
         raise ValueError("a vector is not finite")
     # Six digits are more than half precision can tell, and travel as a third of the text.
     return [round(value / length, 6) for value in vector] if length else [0.0] * len(vector)
-
-
-def _floor(vectors: Sequence[Sequence[float]]) -> float:
-    """The cosine that two unrelated texts hardly exceed: above it is about one pair in 4,000, if cosines are normal."""
-    cosines = [
-        math.fsum(a * b for a, b in zip(one, other, strict=True)) for one, other in itertools.combinations(vectors, 2)
-    ]
-    return min(max(statistics.fmean(cosines) + 3.5 * statistics.pstdev(cosines), 0.0), 0.95)
 
 
 def _complaint(status: int, answer: bytes) -> str:
