@@ -23,7 +23,7 @@ dev: $(READY)
 	@$(VENV)/bin/longhaul dev $(ARGS)
 
 test: $(READY)
-	@$(VENV)/bin/pytest $(ARGS)
+	@$(VENV)/bin/pytest -n auto $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from itertools import count
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from redis.asyncio import Redis
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from cli.embedded import EmbeddedServers
 from kernel.postgres import Pool, open_pool
@@ -42,11 +45,47 @@ LONGEST_TEST = 60.0
 """Seconds after which a test that waits for something counts as failed."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+MOST_PROCESSES = 4
+
+# What takes longest begins first, so that it is not all that is left at the end.
+FIRST = ("tests/faults/", "tests/e2e/", "tests/chaos/", "tests/orchestrator/", "tests/api/", "tests/cli/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For `-n auto`: one process for each core. For single files there are none: starting them takes longer."""
+    if all(".py" in argument for argument in config.args):
+        return 0
+    return min(os.cpu_count() or 1, MOST_PROCESSES)
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands out whole files, in their order: what tests of one file share is made once. Those of tests/faults watch
+    clocks while they stop and starve processes, and are never beside each other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/faults" if file.startswith(("tests/faults/", "tests/chaos/")) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """See `ByFile`. Each process has servers of its own."""
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """No test hangs: what it waits for in vain is then in the traceback."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_turn)
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _limited(item.obj)
+
+
+def _turn(item: pytest.Item) -> int:
+    return next((number for number, folder in enumerate(FIRST) if item.nodeid.startswith(folder)), len(FIRST))
 
 
 def _limited(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

@@ -116,6 +116,7 @@ async def test_what_the_derived_key_sealed_stays_readable_when_keys_are_given() 
         ("one:not*base64", "'one' must be 32 bytes"),
         (f"one:{encoded(OLD)},one:{encoded(NEW)}", "two keys 'one'"),
     ],
+    ids=["no colon", "no id", "an id that is taken", "a short key", "no base64", "an id twice"],
 )
 def test_a_wrong_key_is_named_and_not_shown(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
