@@ -152,7 +152,7 @@ class App:
             *Metrics(db, self._registry, streams=lambda: hub.viewers).endpoints(),
         ]
         endpoints.extend(Docs(tuple(endpoints), version=RELEASE).endpoints())
-        edge = Edge(db, Authenticator(db, settings), settings.max_body_bytes)
+        edge = Edge(db, Authenticator(db, settings), settings.max_body_bytes, sealer)
         self._router = build_router(edge, endpoints)
         hub_task = asyncio.create_task(_keep_running("hub", hub.run), name="hub")
         publisher_task = asyncio.create_task(_keep_running("publisher", publisher.run), name="publisher")

@@ -8,7 +8,6 @@ body, idempotency key; the first that fails is the answer.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from api.values import Query
 from kernel.errors import NotFound
 from kernel.idempotency import KeyedRequest, StoredAnswer, answer_once
 from kernel.postgres import Connection, Pool
+from kernel.sealing import Sealer
 from kernel.tenants import Principal, Scope
 
 B = TypeVar("B")
@@ -170,6 +170,7 @@ class Edge:
     db: Pool
     authenticator: Authenticator
     max_body_bytes: int
+    sealer: Sealer
 
     async def answer(
         self, endpoint: Endpoint[Any, Any], scope: AsgiScope, receive: Receive, info: RequestInfo
@@ -217,7 +218,7 @@ class Edge:
             return StoredAnswer(fresh.status or endpoint.status, encode(fresh.body))
 
         route = f"{endpoint.method} {call.scope['path']}"
-        request = KeyedRequest(call.org_id, key, route, hashlib.sha256(raw).digest())
+        request = KeyedRequest(call.org_id, key, route, self.sealer.fingerprint(raw, call.org_id, route))
         stored, replay = await answer_once(self.db, request, write)
         call.db = self.db
         if not replay:

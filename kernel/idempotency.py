@@ -1,7 +1,8 @@
 """Idempotency keys: a request that is sent again gets the stored answer again and does nothing.
 
 The answer is stored in the transaction of the write, so either both are there or neither. A request that
-comes while its twin is still at work waits for it. Refused requests store nothing and may be sent again.
+comes while its twin is still at work waits for it. Refused requests store nothing and may be sent again. What is kept
+of a request is a fingerprint (`Sealer.fingerprint`): a body may hold secrets.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncpg
 
 from kernel.errors import Conflict, InvalidInput
 from kernel.postgres import Connection, Pool
+from kernel.sealing import same
 from kernel.sql import statements
 
 SQL = statements(__package__, "idempotency.sql")
@@ -20,12 +22,12 @@ SQL = statements(__package__, "idempotency.sql")
 
 @dataclass(frozen=True, slots=True)
 class KeyedRequest:
-    """A request under its key (1 to 255 characters). `digest` is a hash of its body, `route` where it went."""
+    """A request under its key (1 to 255 characters). `route` is where it went, `fingerprint` one of its body."""
 
     org_id: str
     key: str
     route: str
-    digest: bytes
+    fingerprint: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ async def answer_once(
     async with db.acquire() as connection, connection.transaction():
         await connection.execute(SQL.limit_wait)
         try:
-            claimed = await connection.fetchval(SQL.claim, request.org_id, request.key, request.route, request.digest)
+            claimed = await connection.fetchval(
+                SQL.claim, request.org_id, request.key, request.route, request.fingerprint
+            )
         except asyncpg.LockNotAvailableError:
             raise Conflict(
                 "A request with this Idempotency-Key is still being worked on.",
@@ -66,7 +70,7 @@ async def _stored(connection: Connection, request: KeyedRequest) -> StoredAnswer
     row = await connection.fetchrow(SQL.get, request.org_id, request.key)
     if row is None:
         raise Conflict("The Idempotency-Key has just expired.", suggestions=("send the request again",))
-    if row["route"] != request.route or row["request_hash"] != request.digest:
+    if row["route"] != request.route or not same(row["request_hash"], request.fingerprint):
         raise InvalidInput(
             "This Idempotency-Key was used for another request.",
             field="Idempotency-Key",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from kernel.postgres import Pool
+from kernel.settings import Settings
 from tests.api.checks import MISSING, ok, problem
+from tests.api.serving import serving
 from tests.api.streams import opened
 
 KEY = {"Idempotency-Key": "the same key"}
@@ -60,6 +64,27 @@ async def test_a_key_is_good_for_one_request_only(client: httpx.AsyncClient) -> 
     problem(await client.post("/v1/runs", json={"input": "b"}, headers=KEY), 422, "Idempotency-Key")
     problem(await client.post("/v1/sessions", json={}, headers=KEY), 422, "Idempotency-Key")
     assert len(ok(await client.get("/v1/runs"))["data"]) == 1
+
+
+async def test_what_is_kept_of_a_body_can_not_be_guessed(client: httpx.AsyncClient, database: Pool, org: str) -> None:
+    body = {"input": "a", "secrets": {"PIN": "1234"}}
+    ok(await client.post("/v1/runs", json=body, headers=KEY), 202)
+    sent = client.build_request("POST", "/v1/runs", json=body).content
+    kept = await database.fetchval("SELECT request_hash FROM idempotency_keys WHERE org_id = $1", org)
+    assert hashlib.sha256(sent).digest() not in kept
+    assert len(kept) == 32
+
+
+async def test_a_key_is_good_across_a_change_of_sealing_keys(
+    client: httpx.AsyncClient, settings: Settings, api_key: str
+) -> None:
+    first = await client.post("/v1/runs", json={"input": "a"}, headers=KEY)
+    changed = settings.model_copy(update={"sealing_keys": SecretStr(f"new:{'A' * 43}")})
+    async with serving(changed) as url, httpx.AsyncClient(base_url=url) as other:
+        headers = KEY | {"Authorization": f"Bearer {api_key}"}
+        again = await other.post("/v1/runs", json={"input": "a"}, headers=headers)
+        assert (again.content, again.headers["idempotency-replayed"]) == (first.content, "true")
+        problem(await other.post("/v1/runs", json={"input": "b"}, headers=headers), 422, "Idempotency-Key")
 
 
 async def test_orgs_do_not_share_keys(client: httpx.AsyncClient, stranger: httpx.AsyncClient) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+from pydantic import SecretStr
 
-from kernel.sealing import DERIVED, CannotOpen, Sealed, Sealer, parse_keys
+from kernel.sealing import DERIVED, CannotOpen, Sealed, Sealer, parse_keys, same
 from kernel.settings import Settings
 
 OLD, NEW = os.urandom(32), os.urandom(32)
@@ -142,3 +145,37 @@ async def test_sealing_before_it_is_ready_is_a_fault() -> None:
         Sealer({"one": OLD}).seal(b"hunter2")
     with pytest.raises(CannotOpen):
         Sealer({"one": OLD}).open(Sealed("one", b"x"))
+
+
+# fingerprints
+
+
+def test_a_fingerprint_is_of_one_text_for_one_thing() -> None:
+    sealer = Sealer({"one": OLD})
+    found = sealer.fingerprint(b"1234", "org", "route")
+    assert same(found, sealer.fingerprint(b"1234", "org", "route"))
+    for other in (
+        sealer.fingerprint(b"1235", "org", "route"),
+        sealer.fingerprint(b"1234", "another", "route"),
+        sealer.fingerprint(b"1234", "org", "another"),
+        Sealer({"one": NEW}).fingerprint(b"1234", "org", "route"),
+        b"",
+    ):
+        assert not same(found, other)
+
+
+def test_a_fingerprint_can_not_be_guessed_without_a_key() -> None:
+    found = Sealer({"one": OLD}).fingerprint(b"1234", "org")
+    for guess in (b"1234", b"org\x001234"):
+        assert hashlib.sha256(guess).digest() not in found
+        assert hmac.digest(OLD, guess, hashlib.sha256) not in found
+
+
+def test_a_fingerprint_outlives_the_change_of_a_key() -> None:
+    before = Sealer.of(SecretStr(f"a:{encoded(OLD)}"), SecretStr("k" * 32)).fingerprint(b"1234", "org")
+    put_in_front = Sealer.of(SecretStr(f"b:{encoded(NEW)},a:{encoded(OLD)}"), SecretStr("k" * 32))
+    replaced = Sealer.of(SecretStr(f"b:{encoded(NEW)}"), SecretStr("k" * 32))
+    other_secret = Sealer.of(SecretStr(f"a:{encoded(OLD)}"), SecretStr("l" * 32))
+    for sealer in (put_in_front, replaced, other_secret):
+        assert same(before, sealer.fingerprint(b"1234", "org"))
+        assert not same(before, sealer.fingerprint(b"1235", "org"))
