@@ -2,12 +2,11 @@
 
 An org writes the address, so it is judged like any other that leads outside: no private or special one, no unix
 socket, nothing from the environment. The name is resolved once, and connected to is what it resolved to; certificates
-are still checked against the name.
+are still checked against the name (`postgres_process.py`).
 """
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -87,34 +86,7 @@ class Dsn:
             "user": self.user,
             "password": self.password,
             "database": self.database,
-            "ssl": self._protection(),
-            "passfile": "/dev/null",
         }
-
-    def _protection(self) -> ssl.SSLContext | bool:
-        if self.mode == "disable":
-            return False
-        context = _NamedContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.name = self.host
-        context.check_hostname = False
-        if self.mode == "require":
-            context.verify_mode = ssl.CERT_NONE
-            return context
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.check_hostname = self.mode == "verify-full"
-        context.load_default_certs()
-        return context
-
-
-class _NamedContext(ssl.SSLContext):
-    """Checks certificates against the host's name, though the connection goes to an address."""
-
-    name: str = ""
-
-    def wrap_bio(
-        self, incoming: Any, outgoing: Any, server_side: bool = False, server_hostname: Any = None, session: Any = None
-    ) -> ssl.SSLObject:
-        return super().wrap_bio(incoming, outgoing, server_side, self.name or server_hostname, session)
 
 
 def _unusable(why: str) -> ToolFailure:

@@ -8,10 +8,8 @@ secret, and is killed when its time is over. No more than a few run at the same 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +20,7 @@ from typing import Any, Final
 import orjson
 
 from kernel.files import File, Files
-from orchestrator.child_process import end
+from orchestrator.data.process import asked
 from orchestrator.tools.errors import ToolFailure
 
 _PROCESS: Final = Path(__file__).with_name("duckdb_process.py")
@@ -136,22 +134,17 @@ class FileQueries:
             "database_bytes": limits.database_bytes,
             "memory_bytes": limits.memory_bytes,
         }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", str(_PROCESS)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            cwd=folder,
-            env={"HOME": str(folder), "LANG": "C.UTF-8"},
-            start_new_session=True,
-        )
         try:
-            async with asyncio.timeout(limits.seconds + _START_SECONDS):
-                output = await _talk(process, orjson.dumps(task))
+            output = await asked(
+                _PROCESS,
+                orjson.dumps(task),
+                seconds=limits.seconds + _START_SECONDS,
+                most_bytes=_MOST_OUTPUT,
+                env={"HOME": str(folder), "LANG": "C.UTF-8"},
+                folder=folder,
+            )
         except TimeoutError:
             raise ToolFailure(f"It took longer than {limits.seconds:g} s. Ask for less, or filter first.") from None
-        finally:
-            await end(process)
         try:
             answer: dict[str, Any] = orjson.loads(output)
         except orjson.JSONDecodeError:
@@ -175,22 +168,6 @@ def tables_of(files: Sequence[File]) -> list[Table]:
             names.append(file.path)
         tables.append(Table(file, format, names or [f"file_{number}"]))
     return tables
-
-
-async def _talk(process: asyncio.subprocess.Process, task: bytes) -> bytes:
-    """Hands the task over and takes the answer, as much of it as there may be."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with contextlib.suppress(ConnectionError):  # it has ended already, and its output says why
-        process.stdin.write(task)
-        await process.stdin.drain()
-        process.stdin.close()
-    output = bytearray()
-    while piece := await process.stdout.read(65_536):
-        output += piece
-        if len(output) > _MOST_OUTPUT:
-            break
-    return bytes(output)
 
 
 def _format(file: File) -> str | None:

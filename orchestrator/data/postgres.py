@@ -2,22 +2,26 @@
 
 What holds whatever the question is: it runs as a role that is no superuser and may not touch the server's files or
 programs, in a read-only transaction that is rolled back, as part of a SELECT of ours, under a statement timeout; of
-the answer so many rows and bytes come over, and no more. The extended protocol takes one statement only.
+the answer so many rows and bytes come over, and no more. The extended protocol takes one statement only. What holds
+whatever the server is: it talks to a process of its own (`postgres_process.py`), with limits.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final
 
-import asyncpg
 import orjson
 
 from kernel.sql import statements
 from orchestrator.data.dsn import Dsn
+from orchestrator.data.process import asked
 from orchestrator.data.question import checked
 from orchestrator.egress.gate import Gate
 from orchestrator.egress.resolver import Resolve
@@ -25,10 +29,14 @@ from orchestrator.tools.errors import ToolFailure
 
 SQL = statements(__package__, "postgres.sql")
 
+_PROCESS: Final = Path(__file__).with_name("postgres_process.py")
+_START_SECONDS: Final = 10.0
 _CONNECT_SECONDS: Final = 5.0
-_PATIENCE: Final = 3.0  # beyond the statement timeout, until a silent server is given up
-_ROW_BYTES: Final = 16_384
+_ROW_CHARACTERS: Final = 16_384
 _ANSWER_BYTES: Final = 48_000
+_DESCRIPTION_BYTES: Final = 2_000_000
+_MOST_OUTPUT: Final = 6_000_000
+_MAX_DEPTH: Final = 100
 _AT_ONCE: Final = 8
 
 _SERVER_SETTINGS: Final = {
@@ -42,7 +50,8 @@ _SERVER_SETTINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """An answer: rows as JSON objects. `more` says that there are others that did not come over."""
+    """An answer: rows as JSON objects; a number that no float can hold is a text. `more` says that there are others
+    that did not come over."""
 
     rows: list[dict[str, Any]]
     more: bool
@@ -71,20 +80,18 @@ class PostgresSources:
         # A newline, for the question may end in a comment. In a subquery no statement can write, and none can hide.
         wrapped = f"SELECT row_to_json(answer)::text FROM (\n{question}\n) AS answer LIMIT {max_rows + 1}"  # noqa: S608
         bounded = f"SELECT left(line.text, $1) FROM ({wrapped}) AS line (text)"  # noqa: S608
-        async with self._reading(dsn, seconds) as connection:
-            prepared = await connection.prepare(bounded)
-            lines: list[str] = []
-            size = 0
-            async for record in prepared.cursor(_ROW_BYTES + 1, prefetch=50):
-                size += len(record[0].encode())
-                if len(record[0]) > _ROW_BYTES:
-                    raise ToolFailure(
-                        f"A row of the answer is longer than {_ROW_BYTES} characters: select fewer or shorter columns.",
-                    )
-                if len(lines) == max_rows or size > _ANSWER_BYTES:
-                    return Rows([orjson.loads(line) for line in lines], True)
-                lines.append(record[0])
-        return Rows([orjson.loads(line) for line in lines], False)
+        lines, more = await self._ask(
+            dsn,
+            {
+                "sql": bounded,
+                "arguments": [_ROW_CHARACTERS + 1],
+                "max_rows": max_rows,
+                "row_characters": _ROW_CHARACTERS,
+                "answer_bytes": _ANSWER_BYTES,
+            },
+            seconds,
+        )
+        return Rows([_row(line) for line in lines], more)
 
     async def describe(self, dsn: str, *, seconds: float) -> list[dict[str, Any]]:
         """Its tables and views that the role may read, each with its columns; at most 200.
@@ -92,42 +99,71 @@ class PostgresSources:
         Raises:
             ToolFailure: the database did not answer.
         """
-        async with self._reading(dsn, seconds) as connection:
-            return [orjson.loads(row["described"]) for row in await connection.fetch(SQL.describe)]
+        lines, _ = await self._ask(
+            dsn,
+            {
+                "sql": SQL.describe,
+                "arguments": [],
+                "max_rows": 200,
+                "row_characters": _DESCRIPTION_BYTES,
+                "answer_bytes": _DESCRIPTION_BYTES,
+            },
+            seconds,
+        )
+        return [_row(line) for line in lines]
 
-    @asynccontextmanager
-    async def _reading(self, dsn: str, seconds: float) -> AsyncGenerator[asyncpg.Connection[Any]]:
-        where = await Dsn.parse(dsn).pinned(self._gate, self._resolve)
-        settings = _SERVER_SETTINGS | {"statement_timeout": str(round(seconds * 1000))}
+    async def _ask(self, dsn: str, question: dict[str, Any], seconds: float) -> tuple[Sequence[str], bool]:
+        address = Dsn.parse(dsn)
+        task = question | {
+            "where": await address.pinned(self._gate, self._resolve),
+            "mode": address.mode,
+            "name": address.host,
+            "settings": _SERVER_SETTINGS | {"statement_timeout": str(round(seconds * 1000))},
+            "danger": SQL.danger,
+            "connect_seconds": _CONNECT_SECONDS,
+            "seconds": seconds,
+        }
+        # Where the machine has its certificates is no secret, and no address.
+        env = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ}
         try:
-            async with self._turns, asyncio.timeout(_CONNECT_SECONDS + seconds + _PATIENCE):
-                connection = await asyncpg.connect(
-                    **where, timeout=_CONNECT_SECONDS, statement_cache_size=0, server_settings=settings
+            async with self._turns:
+                output = await asked(
+                    _PROCESS,
+                    orjson.dumps(task),
+                    seconds=_START_SECONDS + _CONNECT_SECONDS + seconds,
+                    most_bytes=_MOST_OUTPUT,
+                    env=env,
                 )
-                try:
-                    async with connection.transaction(readonly=True):
-                        # After a first query nothing can make the transaction writable any more.
-                        if danger := await connection.fetchval(SQL.danger):
-                            raise ToolFailure(
-                                f"The source's role {danger}: its owner must give it a role that may only read.",
-                            )
-                        yield connection
-                finally:
-                    connection.terminate()
-        except asyncpg.QueryCanceledError:
-            raise ToolFailure(f"The question took longer than {seconds:g} s: ask for less at a time.") from None
-        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError):
-            raise ToolFailure("The source refuses the sign-in: its owner must correct the secret.") from None
-        except asyncpg.PostgresConnectionError:
-            raise ToolFailure("The connection to the source broke.", retryable=True) from None
-        except asyncpg.PostgresError as error:
-            raise ToolFailure(_told(error)) from None
-        except (TimeoutError, OSError, asyncpg.InterfaceError):
+        except TimeoutError:
             raise ToolFailure("The source does not answer.", retryable=True) from None
+        try:
+            answer = json.loads(output)
+        except ValueError:
+            raise ToolFailure("The source's answer needs too much memory or time.") from None
+        if "failure" in answer:
+            raise ToolFailure(answer["failure"], retryable=answer["retryable"])
+        return answer["lines"], answer["more"]
 
 
-def _told(error: asyncpg.PostgresError) -> str:
-    parts = [f"The database says: {error.args[0] if error.args else type(error).__name__}"[:1_000]]
-    if hint := getattr(error, "hint", None):
-        parts.append(f"Hint: {hint}"[:500])
-    return "\n".join(parts)
+def _row(line: str) -> dict[str, Any]:
+    """A row as the server's JSON has it; the type `json` may hold anything that looks like it."""
+    try:
+        row = json.loads(line, parse_float=_number, parse_int=_number, parse_constant=str)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or _is_deep(row, _MAX_DEPTH):
+        raise ToolFailure("The answer holds JSON that can't be read here: select parts of it, or cast it to text.")
+    return row
+
+
+def _number(text: str) -> int | float | str:
+    """The number that stands there, exactly; where no float is that number, its digits."""
+    if text.lstrip("-").isdigit() and len(text) < 16:
+        return int(text)
+    near = float(text)
+    return near if Decimal(repr(near)) == Decimal(text) else text
+
+
+def _is_deep(value: object, levels: int) -> bool:
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_is_deep(item, levels - 1) for item in below)

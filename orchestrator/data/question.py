@@ -24,6 +24,9 @@ _NEVER: Final = re.compile(
     re.IGNORECASE,
 )
 
+# Text in which a name may be written with the numbers of its characters.
+_ESCAPED: Final = re.compile(r"\bU&[\"']", re.IGNORECASE)
+
 
 def checked(sql: str) -> str:
     """The question without a final semicolon. To be called on a thread: parsing may take a while.
@@ -44,6 +47,8 @@ def checked(sql: str) -> str:
         raise ToolFailure(f"The SQL can't be read: {_first_line(error)}", reached=False) from None
     except RecursionError:
         raise ToolFailure("The SQL is nested too deep.", reached=False) from None
+    if _ESCAPED.search(sql):
+        raise ToolFailure("Names and texts with U& can't be used here.", reached=False)
     if len(found) != 1:
         raise ToolFailure("Ask one SELECT statement at a time.", reached=False)
     [statement] = found
@@ -57,13 +62,26 @@ def checked(sql: str) -> str:
                 raise ToolFailure(f"Only reading is possible: {node.key.upper()} is not.", reached=False)
             if isinstance(node, exp.Into | exp.Lock):
                 raise ToolFailure("SELECT … INTO and SELECT … FOR UPDATE are not possible.", reached=False)
-            if isinstance(node, exp.Func):
-                name = node.name if isinstance(node, exp.Anonymous) else node.sql_name()
-                if _NEVER.match(name):
-                    raise ToolFailure(f"The function {name[:64]!r} can't be used here.", reached=False)
+            if (name := _called(node)) and _NEVER.match(name):
+                raise ToolFailure(f"The function {name[:64]!r} can't be used here.", reached=False)
     except RecursionError:
         raise ToolFailure("The SQL is nested too deep.", reached=False) from None
     return sql.strip().rstrip(";").rstrip()
+
+
+def _called(node: object) -> str | None:
+    """The name of the function that is called here, or may be: `(x).f` calls f, if x has no column f."""
+    from sqlglot import exp
+
+    if isinstance(node, exp.Anonymous):
+        return node.name
+    if isinstance(node, exp.Func):
+        return node.sql_name()
+    if isinstance(node, exp.Dot) and isinstance(node.this, exp.Paren | exp.Bracket):
+        inside = node.this.this
+        whole = isinstance(inside, exp.Column) and not inside.table and isinstance(node.this, exp.Paren)
+        return None if whole else node.name
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
-from collections.abc import AsyncIterator
+import resource
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from orchestrator.data.dsn import Dsn
 from orchestrator.data.postgres import PostgresSources
+from orchestrator.data.postgres_process import protection
 from orchestrator.egress.gate import Gate
 from orchestrator.tools.errors import ToolFailure
 from tests.conftest import MakeDatabase
 from tests.outside_postgres import OutsidePostgres, outside_postgres
+from tests.waiting import eventually
 
 
 class Shop:
@@ -224,8 +232,165 @@ async def test_an_address_that_may_not_be_reached_is_refused_and_never_repeated(
 
 
 async def test_a_connection_is_protected_unless_its_owner_says_otherwise() -> None:
+    def checks_the_name(mode: str) -> bool | None:
+        protected = protection(mode, "db.example.com")
+        return protected.check_hostname if isinstance(protected, ssl.SSLContext) else None
+
     host = "postgresql://u:p@93.184.216.34/db"
-    assert (await Dsn.parse(f"{host}?sslmode=disable").pinned(Gate(), _itself))["ssl"] is False
-    assert (await Dsn.parse(host).pinned(Gate(), _itself))["ssl"].check_hostname is False
-    assert (await Dsn.parse(f"{host}?sslmode=verify-full").pinned(Gate(), _itself))["ssl"].check_hostname is True
+    assert Dsn.parse(f"{host}?sslmode=disable").mode == "disable"
+    assert Dsn.parse(host).mode == "require"
+    modes = ("disable", "require", "verify-ca", "verify-full")
+    assert [checks_the_name(mode) for mode in modes] == [None, False, False, True]
     assert "p@" not in repr(Dsn.parse(host))
+
+
+class Impostor:
+    """What a server says that is no Postgres. It signs in whoever comes, and then goes on as it likes."""
+
+    def __init__(self, says: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
+        self._says = says
+
+    async def told(self) -> ToolFailure:
+        """What comes of a question to it."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        async with server:
+            address = "{}:{}".format(*server.sockets[0].getsockname())
+            sources = PostgresSources(Gate([address]), _itself)
+            with pytest.raises(ToolFailure) as raised:
+                await sources.ask(f"postgresql://u:p@{address}/d?sslmode=disable", "SELECT 1", max_rows=1, seconds=0.5)
+        return raised.value
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readexactly(struct.unpack("!i", await reader.readexactly(4))[0] - 4)
+            await self._says(reader, writer)
+            await writer.drain()
+            await reader.read()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+def packet(kind: bytes, payload: bytes) -> bytes:
+    return kind + struct.pack("!i", 4 + len(payload)) + payload
+
+
+SIGNED_IN = packet(b"R", struct.pack("!i", 0)) + packet(b"S", b"server_version\x0018.0\x00")
+
+
+async def long_sign_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(packet(b"R", struct.pack("!i", 10) + b"SCRAM-SHA-256\x00\x00"))
+    await reader.readexactly(1)
+    offer = await reader.readexactly(struct.unpack("!i", await reader.readexactly(4))[0] - 4)
+    nonce = offer.rpartition(b"r=")[2]
+    writer.write(packet(b"R", struct.pack("!i", 11) + b"r=" + nonce + b"x,s=c2FsdHNhbHQ=,i=2000000000"))
+
+
+async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(SIGNED_IN + b"N" + struct.pack("!i", 2**31 - 1))
+    for _ in range(3_000):
+        writer.write(bytes(1_048_576))
+        await writer.drain()
+
+
+async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(packet(b"R", struct.pack("!i", 0)) + packet(b"Z", b"I"))
+
+
+async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(bytes(range(256)) * 10)
+
+
+@pytest.mark.parametrize("says", [long_sign_in, flood, nonsense, garbage])
+async def test_a_server_that_is_hostile_neither_stalls_nor_fills_the_worker(
+    says: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loop = asyncio.get_running_loop()
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            begun = loop.time()
+            await asyncio.sleep(0.01)
+            longest = max(longest, loop.time() - begun)
+
+    watching = asyncio.create_task(watch())
+    failure = await Impostor(says).told()
+    watching.cancel()
+    assert "source" in failure.message
+    assert longest < 1.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+@pytest.mark.parametrize(
+    ("sql", "value"),
+    [
+        ("SELECT 12345678901234567890.125::numeric AS x", "12345678901234567890.125"),
+        ("SELECT 9007199254740993::bigint AS x", "9007199254740993"),
+        ("SELECT 10::numeric ^ 20 + 1 AS x", "100000000000000000001"),
+        ("SELECT '1e400'::json AS x", "1e400"),
+        ("SELECT -0.125 AS x", -0.125),
+        ("SELECT -12 AS x", -12),
+        ("SELECT 1.10 AS x", 1.1),
+        ("SELECT 'NaN'::float8 AS x", "NaN"),
+    ],
+)
+async def test_a_number_comes_over_as_it_is(shop: Shop, sql: str, value: object) -> None:
+    assert await ask(shop, sql) == [{"x": value}]
+
+
+async def test_json_that_nobody_could_read_is_said_to_be_unreadable(shop: Shop) -> None:
+    for depth in (150, 1_500):
+        sql = f"SELECT (repeat('[', {depth}) || repeat(']', {depth}))::json AS x"
+        assert "JSON that can't be read" in await refused(shop, sql)
+
+
+async def test_a_first_row_that_is_too_long_is_not_left_out_in_silence(shop: Shop) -> None:
+    assert "fewer or shorter columns" in await refused(shop, "SELECT repeat(E'\\u20ac', 16300) AS x")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT (0.01::float8).pg_sleep",
+        "SELECT (a.pid).pg_terminate_backend FROM pg_stat_activity a",
+        'SELECT (a.pid)."pg_terminate_backend" FROM pg_stat_activity a',
+        "SELECT (a.pids)[1].pg_cancel_backend FROM a",
+        'SELECT U&"pg\\005fsleep"(0.01)',
+        "SELECT u&\"set\\005fconfig\"('statement_timeout', '0', true)",
+    ],
+)
+async def test_a_function_that_is_written_in_another_way_is_found(shop: Shop, sql: str) -> None:
+    assert "can't be used here" in await refused(shop, sql)
+
+
+async def test_columns_that_are_called_like_functions_can_be_asked(shop: Shop) -> None:
+    sql = "SELECT t.http_status, copy_id, (t).lo_x FROM (SELECT 1 AS http_status, 2 AS copy_id, 3 AS lo_x) AS t"
+    assert await ask(shop, sql) == [{"http_status": 1, "copy_id": 2, "lo_x": 3}]
+
+
+async def test_a_question_that_is_given_up_leaves_no_process(shop: Shop) -> None:
+    before = _children()
+    asking = asyncio.create_task(ask(shop, "SELECT count(*) FROM generate_series(1, 10000000000)", seconds=20))
+    active = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'reader' AND state = 'active'"
+
+    async def begun() -> bool:
+        return bool(await shop.admin.fetchval(active))
+
+    async def ended() -> bool:
+        return not await begun()
+
+    await eventually(begun)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert _children() == before
+    await eventually(ended)
+
+
+def _children() -> set[str]:
+    tasks = Path(f"/proc/{os.getpid()}/task")
+    return {pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
