@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     embedding_previous_base_url: str | None = Field(None, description="where that is, if not at the same endpoint")
     embedding_previous_api_key: SecretStr = SecretStr("")
 
+    # a reranker of what recall found; none unless an endpoint is named
+    rerank_base_url: str | None = None
+    rerank_api_key: SecretStr = SecretStr("")
+    rerank_model: str = ""
+
     # the HTTP edge
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("LONGHAUL_PORT", "PORT"))

@@ -1,0 +1,248 @@
+"""The arms of recall, as statements: which memories a question's words and its vector lead to.
+
+A search is put together from the parts in `recall.sql`, because what it reads depends on what there is: the words of
+the question, one space of vectors or two, shelves that are small or large. Values are parameters always; of one shape
+of search there is one text, so connections keep it prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+import orjson
+
+from kernel.postgres import Pool
+from kernel.sql import statements
+from memory.recalling.question import Rated
+from memory.records import Filter, Kind
+
+SQL = statements(__package__, "recall.sql")
+
+LARGE: Final = 10_000
+"""Memories of a shelf from which on it is searched through the graph. Below, its vectors are compared one by one: two
+microseconds each at 384 dimensions."""
+
+_MOST_FOUND: Final = 6000  # memories that the words of one search are looked up in
+_MOST_JOINED: Final = 4  # shelves on which pairs of common terms are looked up
+_MOST_NEIGHBOURS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A question's vector in one space, and how to read cosines there."""
+
+    space: int
+    vector: str
+    floor: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """All that candidates are looked for by. `shelves` are what the asker sees, each with its number of memories."""
+
+    org_id: str
+    shelves: Mapping[int, int]
+    rated: Rated | None
+    sights: Sequence[Sight]
+    where: Filter
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A memory with what ranks it. `words` is its BM25 as a share of what covering the whole question makes, `near`
+    its nearness as a share of what is above half the floor; `is_near` where it is above the floor."""
+
+    no: int
+    shelf: int
+    kind: Kind
+    created_at: datetime
+    confidence: float
+    entities: Sequence[str]
+    thread: str | None
+    place: int | None
+    words: float
+    near: float
+    is_near: bool
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What comes back of a memory, and the terms it has."""
+
+    row: asyncpg.Record
+    terms: frozenset[int]
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        found = self.row["metadata"]
+        return None if found is None else orjson.loads(found)
+
+
+class _Parameters:
+    """Values and the places that stand for them in a statement."""
+
+    def __init__(self) -> None:
+        self.values: list[object] = []
+        self._places: dict[str, str] = {}
+
+    def add(self, name: str, kind: str, value: object) -> str:
+        if name not in self._places:
+            self.values.append(value)
+            self._places[name] = f"${len(self.values)}::{kind}"
+        return self._places[name]
+
+
+async def candidates(db: Pool, search: Search, depth: int, *, within: bool) -> tuple[list[Candidate], bool]:
+    """The best `depth` memories by each arm, those left out that don't count.
+
+    Args:
+        within: leave out what doesn't count before the best are chosen, not after; costs more.
+
+    Returns:
+        The memories, and whether there may be more of them.
+    """
+    if search.where.kinds or search.where.document_ids:
+        within = True
+    values = _Parameters()
+    arms = [*_by_words(search, values, depth, within), *_near(search, values, depth, within)]
+    rows = await db.fetch(_weighed(search, values, arms, further=""), *values.values)
+    return [_candidate(row, search) for row in rows], len(rows) >= depth or not within
+
+
+async def details(
+    db: Pool, search: Search, chosen: Sequence[int], beside: Sequence[Candidate]
+) -> tuple[dict[int, Details], list[Candidate]]:
+    """All of the `chosen` memories and of the neighbours of those `beside`; and these, weighed."""
+    values = _Parameters()
+    arms = [f"SELECT unnest({values.add('chosen', 'bigint[]', chosen)}) AS memory"]
+    if beside:
+        arms.append(
+            SQL.neighbours.format(
+                at_shelves=values.add("at_shelves", "bigint[]", [hit.shelf for hit in beside]),
+                at_threads=values.add("at_threads", "text[]", [hit.thread for hit in beside]),
+                at_places=values.add("at_places", "integer[]", [hit.place for hit in beside]),
+                most=_MOST_NEIGHBOURS,
+            )
+        )
+    rows = await db.fetch(_weighed(search, values, arms, further=SQL.further), *values.values)
+    found = {row["no"]: Details(row, frozenset(key & 0x1FFFFFFF for key in row["keys"] or ())) for row in rows}
+    return found, [_candidate(row, search) for row in rows]
+
+
+def _weighed(search: Search, values: _Parameters, arms: Sequence[str], *, further: str) -> str:
+    near = [
+        f"CASE WHEN v{sight.space}.memory IS NULL THEN -1 ELSE"
+        f" -(v{sight.space}.embedding <#> (SELECT {values.add(f'vector_{sight.space}', 'text', sight.vector)}::halfvec)) END"
+        for sight in search.sights
+    ]
+    rated = search.rated
+    words = f"-(w.impacts <#> (SELECT {_rarities(rated, values)}))" if rated else "0::float8"
+    return SQL.weighed.format(
+        candidates="\nUNION ALL ".join(arms),
+        words=words,
+        near=f"ARRAY[{', '.join(near)}]::float8[]",
+        further=further,
+        vectors="".join(
+            f"\nLEFT JOIN memory_space_{sight.space} v{sight.space} ON v{sight.space}.memory = c.memory"
+            for sight in search.sights
+        ),
+        org=values.add("org", "text", search.org_id),
+        shelves=values.add("shelves", "bigint[]", list(search.shelves)),
+        counts=_counts(search.where, values),
+    )
+
+
+def _rarities(rated: Rated, values: _Parameters) -> str:
+    return f"{values.add('rarities', 'text', rated.rarities)}::sparsevec"
+
+
+def _counts(where: Filter, values: _Parameters) -> str:
+    """The condition under which a memory `m` counts."""
+    parts = [SQL.counts]
+    if where.kinds:
+        parts.append(f"m.kind = ANY ({values.add('kinds', 'text[]', list(where.kinds))})")
+    if where.document_ids:
+        parts.append(f"m.document_id = ANY ({values.add('documents', 'text[]', list(where.document_ids))})")
+    return " AND ".join(parts)
+
+
+def _inside(search: Search, values: _Parameters, within: bool) -> str:
+    return "\n" + SQL.inside.format(counts=_counts(search.where, values)) if within else ""
+
+
+def _by_words(search: Search, values: _Parameters, depth: int, within: bool) -> list[str]:
+    if search.rated is None:
+        return []
+    inside = _inside(search, values, within)
+    joined = [
+        SQL.joined.format(all_of=values.add(f"all_{place}", "bigint[]", all_of), inside=inside, most=_MOST_FOUND)
+        for place, all_of in enumerate(search.rated.all_of[:_MOST_JOINED])
+    ]
+    return [
+        SQL.by_words.format(
+            any_of=values.add("any_of", "bigint[]", search.rated.any_of),
+            inside=inside,
+            joined="\n   ".join(joined),
+            rarities=_rarities(search.rated, values),
+            most=_MOST_FOUND,
+            depth=depth,
+        )
+    ]
+
+
+def _near(search: Search, values: _Parameters, depth: int, within: bool) -> list[str]:
+    small = [shelf for shelf, amount in search.shelves.items() if amount < LARGE]
+    large = [shelf for shelf, amount in search.shelves.items() if amount >= LARGE]
+    inside = _inside(search, values, within)
+    arms: list[str] = []
+    for sight in search.sights:
+        vector = f"{values.add(f'vector_{sight.space}', 'text', sight.vector)}::halfvec"
+        among: list[str] = []
+        if search.where.document_ids:
+            among.append(
+                SQL.of_documents.format(
+                    documents=values.add("documents", "text[]", list(search.where.document_ids)),
+                    shelves=values.add("shelves", "bigint[]", list(search.shelves)),
+                )
+            )
+        else:
+            if small:
+                among.append(f"shelf = ANY ({values.add('small', 'bigint[]', small)})")
+            if large:
+                shelves = values.add("large", "bigint[]", large)
+                among.append(f"shelf = ANY ({shelves}) AND NOT in_graph")
+                kinds = values.add("kinds", "text[]", list(search.where.kinds)) if search.where.kinds else "NULL"
+                arms.append(
+                    SQL.in_graph.format(space=sight.space, vector=vector, large=shelves, kinds=kinds, depth=depth)
+                )
+        if search.where.kinds:
+            kinds = values.add("kinds", "text[]", list(search.where.kinds))
+            among = [f"{rows} AND kind = ANY ({kinds})" for rows in among]
+        arms += [
+            SQL.near.format(space=sight.space, among=rows, inside=inside, vector=vector, depth=depth) for rows in among
+        ]
+    return arms
+
+
+def _candidate(row: asyncpg.Record, search: Search) -> Candidate:
+    cosines = list(zip(row["near"], search.sights, strict=True))
+    near = max(((cosine - sight.floor / 2) / (1 - sight.floor / 2) for cosine, sight in cosines), default=0.0)
+    return Candidate(
+        no=row["no"],
+        shelf=row["shelf"],
+        kind=row["kind"],
+        created_at=row["created_at"],
+        confidence=row["confidence"],
+        entities=row["entities"],
+        thread=row["thread"],
+        place=row["place"],
+        words=(row["words"] or 0.0) / search.rated.full if search.rated else 0.0,
+        near=max(near, 0.0),
+        is_near=any(cosine > sight.floor for cosine, sight in cosines),
+    )
