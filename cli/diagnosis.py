@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -25,8 +25,9 @@ from kernel.errors import BadSettings, LonghaulError
 from kernel.plugins import PLUGIN_GROUPS, BadPlugin, Plugin, plugins
 from kernel.settings import Settings, load_settings
 from kernel.workflows import WORKFLOWS
-from memory.embedders import choose_embedder
-from memory.store import PostgresMemory
+from memory.host import MemoryHost, open_memory
+from memory.in_memory import InMemory
+from memory.port import Memory
 from migrations.runner import MigrationFailed, known_migrations, pending
 from orchestrator.egress import EgressClient
 from orchestrator.host import PluginHost
@@ -34,7 +35,7 @@ from orchestrator.measures import Measures
 from orchestrator.models.plugin import installed_providers
 from orchestrator.skills.registry import SkillRegistry
 from worker.equipment import equip
-from worker.plugins import make_middleware, plugged_handlers, plugged_memory, plugged_workflows
+from worker.plugins import make_middleware, plugged_handlers, plugged_workflows
 
 T = TypeVar("T")
 
@@ -229,14 +230,15 @@ async def _parts(found: Diagnosis, settings: Settings, stack: AsyncExitStack) ->
     stack.push_async_callback(redis.aclose)
     egress = EgressClient(allow=settings.egress_allow)
     stack.push_async_callback(egress.aclose)
-    embedder = choose_embedder(settings)
-    stack.push_async_callback(embedder.aclose)
-    host = PluginHost(settings, db, redis, egress, Measures())
-
-    name = "postgres" if settings.memory == "postgres" else settings.memory
-    of_plugin = found.of("memory", lambda: plugged_memory(host), lambda _: [name])
-    memory = of_plugin or PostgresMemory(db, embedder)
-    host = replace(host, memory=memory)
+    found.sections["memory"] = [settings.memory]
+    memory: Memory = InMemory()  # if that can't be opened, the rest is looked at all the same
+    try:
+        memory = await stack.enter_async_context(open_memory(MemoryHost(settings, db, redis)))
+    except LonghaulError as error:
+        found.problem(error.message, *error.suggestions)
+    if settings.memory == "postgres":
+        found.sections["memory"] = [f"postgres, embeddings by {settings.embedding_model}"]
+    host = PluginHost(settings, db, redis, egress, Measures(), memory)
     outfitter = found.of(
         "tools",
         lambda: equip(settings, db, memory, stack, host),

@@ -18,7 +18,7 @@ class PluginHost:
     """Given to plug-ins that are made by a function with one argument.
 
     All of it belongs to the worker: close nothing. `egress` is the way to the outside that refuses private addresses;
-    Redis may be away, and forget all that is in it, at any time. `memory` is None for what makes the memory itself.
+    Redis may be away, and forget all that is in it, at any time.
     """
 
     settings: Settings = field(repr=False)
@@ -26,4 +26,4 @@ class PluginHost:
     redis: Redis = field(repr=False)
     egress: EgressClient = field(repr=False)
     measures: Measures = field(repr=False)
-    memory: Memory | None = field(default=None, repr=False)
+    memory: Memory = field(repr=False)

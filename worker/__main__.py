@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 import structlog
 import uvloop
@@ -29,8 +28,7 @@ from kernel.postgres import STORE_ERRORS, close_pool, open_pool
 from kernel.prices import Prices
 from kernel.sealing import Sealer
 from kernel.settings import Settings, load_settings
-from memory.embedders import choose_embedder
-from memory.store import PostgresMemory
+from memory.host import MemoryHost, open_memory
 from orchestrator.bus import EventBus, TellingPublisher
 from orchestrator.egress import EgressClient
 from orchestrator.engine import Engine
@@ -49,7 +47,7 @@ from worker.equipment import equip
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
 from worker.jobs import Jobs
-from worker.plugins import make_middleware, plugged_handlers, plugged_memory, plugged_workflows
+from worker.plugins import make_middleware, plugged_handlers, plugged_workflows
 from worker.retention import Policies, Retention
 from worker.vigil import Vigil
 
@@ -81,13 +79,10 @@ async def work(settings: Settings) -> None:
         bell = Bell(redis)
         stack.push_async_callback(bell.aclose)
 
-        embedder = choose_embedder(settings)
-        stack.push_async_callback(embedder.aclose)
+        memory = await stack.enter_async_context(open_memory(MemoryHost(settings, db, redis)))
         egress = EgressClient(allow=settings.egress_allow)
         stack.push_async_callback(egress.aclose)
-        host = PluginHost(settings, db, redis, egress, Measures())
-        memory = plugged_memory(host) or PostgresMemory(db, embedder)
-        host = replace(host, memory=memory)
+        host = PluginHost(settings, db, redis, egress, Measures(), memory)
         outfitter = equip(settings, db, memory, stack, host)
         chain = Chain(make_middleware(host))
         stack.push_async_callback(chain.aclose)

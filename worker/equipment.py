@@ -39,7 +39,7 @@ from orchestrator.tools.file_changes import DeleteFile, EditFile, MoveFile, Writ
 from orchestrator.tools.files import ListFiles, ReadFile
 from orchestrator.tools.http_fetch import HttpFetch
 from orchestrator.tools.http_send import HttpPost, HttpPut
-from orchestrator.tools.memory import Recall, Remember
+from orchestrator.tools.memory import Forget, Recall, Remember
 from orchestrator.tools.python import PythonTool
 from orchestrator.tools.query_files import QueryFiles
 from orchestrator.tools.query_source import ListSources, QuerySource
@@ -79,6 +79,7 @@ def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -
         yield WebSearch(engine)
     yield Remember(memory)
     yield Recall(memory)
+    yield Forget(memory)
     yield AskUser()
 
 

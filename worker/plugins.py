@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from langgraph.graph.state import CompiledStateGraph
@@ -11,7 +11,6 @@ from langgraph.graph.state import CompiledStateGraph
 from kernel.errors import BadSettings
 from kernel.plugins import BadPlugin, Plugin, allowed_paths, plugins
 from kernel.workflows import BUILT_IN_WORKFLOWS
-from memory.port import Memory
 from orchestrator.bus import EventHandler, unknown_types
 from orchestrator.graph import Graph, build_graph
 from orchestrator.host import PluginHost
@@ -56,19 +55,6 @@ def plugged_workflows(host: PluginHost) -> dict[str, Graph]:
         if name in found:
             raise found[name].bad("a workflow of Longhaul has this name")
     return dict(_all(found.values(), lambda plugin: (plugin.name, plugin.make(_a_graph, "a workflow", host))))
-
-
-def plugged_memory(host: PluginHost) -> Memory | None:
-    """The memory that the settings name; None if that is Longhaul's own."""
-    if host.settings.memory == "postgres":
-        return None
-    found = plugins("memory")
-    if host.settings.memory not in found:
-        raise BadSettings(
-            f"LONGHAUL_MEMORY: there is no memory backend {host.settings.memory!r}.",
-            suggestions=(f"use one of: {', '.join(['postgres', *found])}",),
-        )
-    return found[host.settings.memory].make(_a_memory, "a Memory", host)
 
 
 def make_middleware(host: PluginHost) -> dict[str, Middleware]:
@@ -146,12 +132,6 @@ def _distinct(
 
 def _a_tool(found: object) -> Tool[Any] | None:
     return found if isinstance(found, Tool) else None
-
-
-def _a_memory(found: object) -> Memory | None:
-    methods: Mapping[str, object] = {name: getattr(found, name, None) for name in ("remember", "recall")}
-    fits = all(inspect.iscoroutinefunction(method) for method in methods.values())
-    return found if fits else None  # type: ignore[return-value]  # a Protocol's signatures can't be looked at
 
 
 def _a_graph(found: object) -> Graph | None:

@@ -83,7 +83,11 @@ class _Task:
     def read(cls, talk: Conversation) -> _Task:
         ask, about, rest = talk.question.partition(_ABOUT)
         question, _, known = rest.partition(_KNOWN)
-        recalled = [line.lstrip("- ") for result in talk.of("recall") for line in result.text.splitlines()]
+        recalled = [
+            line.lstrip("- ").partition(" (mem_")[0]
+            for result in talk.of("recall")
+            for line in result.text.splitlines()
+        ]
         facts = [*talk.facts, *recalled, *([known] if known else [])]
         return cls(ask, question if about else ask, facts, bool(about))
 

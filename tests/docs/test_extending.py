@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
 import pytest
+from redis.asyncio import Redis
 
 from cli.rehearsal import Reply, ToolCall
+from kernel.postgres import Pool
+from kernel.settings import Settings
+from memory.conformance import CHECKS, Check
+from memory.host import MemoryHost
 from tests.conftest import MakeStack
 from tests.docs.test_documents import blocks
 from tests.e2e.caller import Caller, calling
@@ -96,6 +103,18 @@ async def test_the_memory_of_the_page_remembers_and_recalls(
     [recalled] = history.of("memory_recalled")
     assert [item["text"] for item in recalled.data["items"]] == [fact]
     assert await plugged_in.database.fetchval("SELECT count(*) FROM memories") == 0
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+async def test_the_memory_of_the_page_conforms(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings, database: Pool, redis: Redis
+) -> None:
+    install(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("acme_longhaul", "acme_longhaul.memory", "test_acme_memory"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    page = importlib.import_module("test_acme_memory")
+    await page.test_it_conforms(check, MemoryHost(settings, database, redis))
 
 
 async def test_the_middleware_of_the_page_keeps_card_numbers_from_the_model(

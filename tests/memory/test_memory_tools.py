@@ -1,6 +1,8 @@
-"""The tools `remember` and `recall`, called as a model calls them."""
+"""The tools `remember`, `recall` and `forget`, called as a model calls them."""
 
 from __future__ import annotations
+
+import re
 
 import orjson
 import pytest
@@ -8,13 +10,13 @@ import pytest
 from kernel.ids import new_id
 from kernel.postgres import Pool, open_pool
 from memory.embedders.lexical import LexicalEmbedder
-from memory.records import Scope
+from memory.records import NewMemory, Scope
 from memory.store import PostgresMemory
-from orchestrator.tools.memory import Recall, Remember
+from orchestrator.tools.memory import Forget, Recall, Remember
 from orchestrator.tools.tool import ToolContext
 from orchestrator.tools.toolbox import Toolbox, ToolOutcome
 
-NAMES = ("remember", "recall")
+NAMES = ("remember", "recall", "forget")
 
 
 def context(org: str, user: str | None) -> ToolContext:
@@ -23,11 +25,17 @@ def context(org: str, user: str | None) -> ToolContext:
 
 @pytest.fixture
 def toolbox(memory: PostgresMemory) -> Toolbox:
-    return Toolbox([Remember(memory), Recall(memory)])
+    return Toolbox([Remember(memory), Recall(memory), Forget(memory)])
 
 
 async def call(toolbox: Toolbox, name: str, arguments: object, org: str, user: str | None = "alice") -> ToolOutcome:
     return await toolbox.call(name, orjson.dumps(arguments).decode(), context(org, user), allowed=NAMES)
+
+
+def shown(found: ToolOutcome) -> list[str]:
+    """The lines of a recall, without the ids at their ends."""
+    assert all(re.fullmatch(r"- .* \(mem_[0-9a-f]{32}\)", line) for line in found.result.splitlines()), found.result
+    return [line.rpartition(" (mem_")[0] for line in found.result.splitlines()]
 
 
 async def test_what_was_remembered_is_recalled(toolbox: Toolbox, org: str) -> None:
@@ -36,7 +44,7 @@ async def test_what_was_remembered_is_recalled(toolbox: Toolbox, org: str) -> No
         assert (kept.status, orjson.loads(kept.result)["remembered"]) == ("ok", True)
     found = await call(toolbox, "recall", {"query": "What does a deployment need?"}, org)
     assert found.status == "ok"
-    assert set(found.result.splitlines()) == {"- Deployments need two approvals.", "- A deployment takes an hour."}
+    assert set(shown(found)) == {"- Deployments need two approvals.", "- A deployment takes an hour."}
 
 
 async def test_what_a_run_remembers_is_its_users_alone(toolbox: Toolbox, org: str) -> None:
@@ -105,3 +113,45 @@ async def test_memory_out_of_reach_is_told_to_the_model(database_url: str, org: 
 
 async def _at_once(seconds: float) -> None:
     pass
+
+
+async def test_what_is_for_the_session_is_recalled_there_alone(memory: PostgresMemory, org: str) -> None:
+    toolbox, here, there = Toolbox([Remember(memory), Recall(memory)]), context(org, "alice"), context(org, "alice")
+    arguments = orjson.dumps({"text": "The draft is called marzipan.", "for_session": True}).decode()
+    await toolbox.call("remember", arguments, here, allowed=NAMES)
+    asked = orjson.dumps({"query": "draft called"}).decode()
+    assert shown(await toolbox.call("recall", asked, here, allowed=NAMES)) == ["- The draft is called marzipan."]
+    found = await toolbox.call("recall", asked, there, allowed=NAMES)
+    assert found.result == "Nothing relevant is remembered."
+
+
+async def test_a_passage_of_a_document_is_cited(toolbox: Toolbox, memory: PostgresMemory, org: str) -> None:
+    document = new_id("doc")
+    passage = NewMemory(
+        "Refunds take ten days.", "knowledge", scope="org", source="terms\n.pdf", document_id=document, page=3
+    )
+    await memory.remember_all(Scope(org), [passage])
+    found = await call(toolbox, "recall", {"query": "how long do refunds take?", "kinds": ["knowledge"]}, org)
+    assert shown(found) == ["- Refunds take ten days. [terms .pdf, p. 3]"]
+    none = await call(toolbox, "recall", {"query": "how long do refunds take?", "kinds": ["preference"]}, org)
+    assert none.result == "Nothing relevant is remembered."
+
+
+async def test_what_is_forgotten_is_gone_and_what_is_the_orgs_stays(
+    toolbox: Toolbox, memory: PostgresMemory, org: str
+) -> None:
+    await call(toolbox, "remember", {"text": "The secret word is marzipan."}, org, "alice")
+    mine = await memory.remember(Scope(org, "bob"), "The secret word is nougat.")
+    ours = await memory.remember(Scope(org), "The secret word is praline.")
+    found = await call(toolbox, "recall", {"query": "secret word"}, org, "alice")
+    ids = re.findall(r"mem_[0-9a-f]{32}", found.result)
+    assert ours.id in ids
+    for count in (1, 0):
+        gone = await call(toolbox, "forget", {"ids": [*ids, mine.id]}, org, "alice")
+        assert orjson.loads(gone.result) == {"forgotten": count, "not_yours_or_gone": 3 - count}
+    assert [item.id for item in await memory.recall(Scope(org, "alice"), "secret word")] == [ours.id]
+    assert await memory.get(Scope(org, "bob"), mine.id) == mine
+
+
+async def test_forget_takes_ids_only(toolbox: Toolbox, org: str) -> None:
+    assert (await call(toolbox, "forget", {"ids": ["everything"]}, org)).status == "error"

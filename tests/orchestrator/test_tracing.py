@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from kernel.ids import new_id
 from kernel.postgres import Pool
 from kernel.settings import Settings
+from memory.in_memory import InMemory
 from orchestrator.egress import EgressClient
 from orchestrator.host import PluginHost
 from orchestrator.measures import Measures
@@ -40,7 +41,9 @@ async def test_the_session_is_the_trace_and_calls_hang_under_their_run(
     exporter: InMemorySpanExporter, settings: Settings, database: Pool, redis: Redis
 ) -> None:
     egress = EgressClient()
-    chain = Chain({"tracing": built_in("tracing", PluginHost(settings, database, redis, egress, Measures()))})
+    chain = Chain(
+        {"tracing": built_in("tracing", PluginHost(settings, database, redis, egress, Measures(), InMemory()))}
+    )
     run = RunCall(new_id("run"), new_id("ses"), "org", None, "agt", 1, "guide", "agent_chat", 1, "sesame", (), {})
 
     async def ask(call: ModelCall) -> Turn:
