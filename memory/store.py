@@ -1,178 +1,206 @@
-"""Memories in Postgres: one table, and one statement to recall.
+"""The `Memory` on Postgres: puts together what writes (`writing.py`), reads (`reading.py`) and recalls (`recalling/`).
 
-Recall fuses two arms. The text arm takes memories that share terms with the query and ranks them by how much of
-the query they cover; the dense arm takes memories whose vector is nearer to the query's than unrelated texts are.
-The score is their weighted mean. A memory that neither arm finds relevant does not come back, however few there
-are, so that not every question drags the same five facts along.
+A memory is in three tables: what it is, its words, and its vector in the space of the model that made it. See
+migrations 0017 and 0019, and `docs/decisions/0023-memory-writes.md`.
 
-Where the embedder is down or slow, recall goes on with the text arm alone; remembering can't.
+Where the embedder is down or slow, recall goes on by words alone; remembering can't. Nothing is kept half.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 import asyncpg
-import orjson
 import structlog
 
-from kernel.errors import InvalidInput, NotFound
-from kernel.ids import new_id
-from kernel.postgres import UNAVAILABLE, Pool
-from kernel.sql import statements
+from kernel.errors import Conflict
+from kernel.jobs import add_job
+from kernel.postgres import STORE_ERRORS, Pool
+from memory import reading, writing
+from memory.checks import checked, checked_change
 from memory.embedders.port import Embedder
-from memory.errors import EmbedderUnavailable, MemoryUnavailable
-from memory.records import MAX_ITEMS, MAX_QUERY, MAX_SOURCE, MAX_TEXT, Kind, MemoryItem, RecalledItem, Scope
-from memory.terms import RANK_WEIGHTS, document, owner_tag, question, terms
+from memory.indexing import Indexed, Indexer
+from memory.patience import in_time
+from memory.port import ALL
+from memory.recalling import Recaller
+from memory.records import MAX_BATCH, Changes, Filter, Kind, MemoryItem, NewMemory, RecalledItem, Scope
+from memory.rerankers.port import Reranker
+from memory.spaces import Space, Spaces
 
 log = structlog.get_logger(__name__)
 
-SQL = statements(__package__, "memories.sql")
+T = TypeVar("T")
 
-_LEAST_SHARE = 0.2  # of the query's terms: one in five, or of a long query a few
-_AT_ONCE = 2000  # characters; reading more of them would hold up the event loop for milliseconds
+UPKEEP: Final = "memory_upkeep"
+"""The kind of job that tidies up after writes (`upkeep.py`)."""
+
+_MANY: Final = 500  # memories written at once, after which upkeep need not wait for its minute
+_EACH: Final = 0.01  # seconds of patience for each memory of a batch
 
 
 class PostgresMemory:
     """The `Memory` that comes with Longhaul.
 
     Args:
-        patience: seconds that a call waits for Postgres.
+        previous: embedders of models used before, by the models' names. While vectors of one are being replaced, recall
+            asks it for the question's vector; without it those memories are found by their words.
+        patience: seconds that a call waits for Postgres, and some milliseconds more for each memory of a batch.
         embedder_patience: seconds that recall waits for the query's vector; an answer's first word waits with it.
+        reranker: has the last word on the order of what is recalled.
     """
 
     def __init__(
-        self, pool: Pool, embedder: Embedder, *, patience: float = 5.0, embedder_patience: float = 2.0
+        self,
+        pool: Pool,
+        embedder: Embedder,
+        *,
+        previous: Mapping[str, Embedder] | None = None,
+        patience: float = 5.0,
+        embedder_patience: float = 2.0,
+        reranker: Reranker | None = None,
     ) -> None:
         self._pool = pool
-        self._embedder = embedder
         self._patience = patience
-        self._embedder_patience = embedder_patience
+        self._indexer = Indexer(embedder)
+        self._spaces = Spaces(pool, embedder)
+        self._recaller = Recaller(
+            pool,
+            embedder,
+            previous=previous,
+            reranker=reranker,
+            patience=patience,
+            embedder_patience=embedder_patience,
+        )
 
     async def remember(self, scope: Scope, text: str, *, kind: Kind = "fact", source: str | None = None) -> MemoryItem:
-        text = _bounded(text, "text", MAX_TEXT)
-        if not text:
-            raise InvalidInput("there is nothing to remember", field="text")
-        origin = _bounded(source or "", "source", MAX_SOURCE) or None
-        try:
-            [vector] = await self._embedder.embed([text])
-        except EmbedderUnavailable as error:
-            raise MemoryUnavailable(
-                f"nothing was remembered: {error.message}", suggestions=error.suggestions
-            ) from error
-        tag = owner_tag(scope.org_id, scope.user_id)
-        search = _document(text, tag) if len(text) <= _AT_ONCE else await asyncio.to_thread(_document, text, tag)
-        async with self._in_time():
-            row = await self._pool.fetchrow(
-                SQL.upsert_memory,
-                new_id("mem"),
-                scope.org_id,
-                scope.user_id,
-                scope.agent_id,
-                scope.session_id,
-                scope.run_id,
-                kind,
-                text,
-                origin,
-                _literal(vector),
-                _space(self._embedder, vector),
-                search,
-                hashlib.sha256(text.encode()).digest(),
-            )
-        assert row is not None
-        return MemoryItem(**row)
+        [item] = await self.remember_all(scope, [NewMemory(text, kind, source=source)])
+        return item
 
-    async def recall(self, scope: Scope, query: str, *, limit: int = 5) -> list[RecalledItem]:
-        if not 1 <= limit <= MAX_ITEMS:
-            raise InvalidInput(f"limit must be 1 to {MAX_ITEMS}", field="limit")
-        query = _clipped(_clean(query))
-        found = list(terms(query))
-        vector = await self._query_vector(scope, query)
-        if not found and vector is None:
+    async def remember_all(self, scope: Scope, memories: Sequence[NewMemory]) -> list[MemoryItem]:
+        new = checked(scope, memories)
+        if not new:
             return []
-        asked = question(found, owner_tag(scope.org_id, None))
-        asked_of_user = question(found, owner_tag(scope.org_id, scope.user_id)) if scope.user_id is not None else None
-        async with self._in_time():
-            rows = await self._pool.fetch(
-                SQL.recall,
-                scope.org_id,
-                scope.user_id,
-                asked.tsquery,
-                asked_of_user.tsquery if asked_of_user else None,
-                asked.scale,
-                _literal(vector) if vector else None,
-                _space(self._embedder, vector) if vector else None,
-                self._embedder.nearness.floor,
-                self._embedder.nearness.weight if vector else 0.0,
-                _LEAST_SHARE,
-                limit,
-                RANK_WEIGHTS,
+        named = writing.distinct(new)
+        kept = [*named.values()]
+        indexed = await self._indexer.index([(memory.text, memory.context) for memory in kept])
+        patience = self._patience + _EACH * len(kept)
+        async with in_time(patience):
+            items = await self._in_space(
+                indexed, lambda space: writing.write(self._pool, scope, kept, indexed, space, timeout=patience)
             )
-        return [RecalledItem(**row) for row in rows]
+        if len(kept) >= _MANY:
+            await self._ask_for_upkeep()
+        by_name = dict(zip(named, items, strict=True))
+        return [by_name[name] for name in writing.names(new)]
 
-    async def _query_vector(self, scope: Scope, query: str) -> list[float] | None:
-        """The vector to look near, or None: nothing is known by it, or there is nobody to make it in time."""
-        if not query:
-            return None
-        if not self._embedder.local:
-            # A look into the index is nothing beside a call over the network, which most new orgs can be spared.
-            async with self._in_time():
-                if not await self._pool.fetchval(SQL.has_memories, scope.org_id, scope.user_id):
-                    return None
+    async def recall(
+        self, scope: Scope, query: str, *, limit: int = 5, where: Filter = ALL, everyone: bool = False
+    ) -> list[RecalledItem]:
+        return await self._recaller.recall(scope, query, limit=limit, where=where, everyone=everyone)
+
+    async def get(self, scope: Scope, memory_id: str, *, everyone: bool = False) -> MemoryItem:
+        async with in_time(self._patience):
+            return await reading.get(self._pool, scope, memory_id, everyone=everyone)
+
+    async def list(
+        self,
+        scope: Scope,
+        *,
+        where: Filter = ALL,
+        after: str | None = None,
+        limit: int = 50,
+        everyone: bool = False,
+    ) -> list[MemoryItem]:
+        async with in_time(self._patience):
+            return await reading.page(self._pool, scope, where, after, limit, everyone=everyone)
+
+    async def change(self, scope: Scope, memory_id: str, changes: Changes, *, everyone: bool = False) -> MemoryItem:
+        old = await self.get(scope, memory_id, everyone=everyone)
+        if old.ended_at is not None:
+            raise Conflict(f"The memory {memory_id} is over.")
+        fields: dict[str, Any] = checked_change(changes, old)
+        text = fields.get("text")
+        indexed = None if text in (None, old.text) else await self._indexer.index([(str(text), old.context)])
+        async with in_time(self._patience):
+            await self._in_space(indexed, lambda space: writing.change(self._pool, scope, old, fields, indexed, space))
+            return await reading.get(self._pool, scope, memory_id, everyone=everyone)
+
+    async def supersede(
+        self, scope: Scope, memory_id: str, by: NewMemory | None, *, everyone: bool = False
+    ) -> MemoryItem:
+        old = await self.get(scope, memory_id, everyone=everyone)
+        if old.ended_at is not None:
+            return old
+        owner = _owning(scope, old)
+        new = None if by is None else checked(owner, [by if by.scope else replace(by, scope=old.scope)])[0]
+        indexed = None if new is None else await self._indexer.index([(new.text, new.context)])
+
+        async def write(space: Space | None) -> MemoryItem | None:
+            async with self._pool.acquire() as connection, connection.transaction():
+                return await writing.supersede(connection, owner, old, new, indexed, space)
+
+        async with in_time(self._patience):
+            item = await self._in_space(indexed, write)
+            return item or await reading.get(self._pool, scope, memory_id, everyone=everyone)
+
+    async def forget(self, scope: Scope, memory_ids: Sequence[str], *, everyone: bool = False) -> int:
+        gone = 0
+        ids = [*dict.fromkeys(memory_ids)]
+        for start in range(0, len(ids), MAX_BATCH):
+            async with in_time(self._patience + _EACH * len(ids)):
+                gone += await writing.forget(self._pool, scope, ids[start : start + MAX_BATCH], everyone=everyone)
+        return gone
+
+    async def forget_document(self, org_id: str, document_id: str) -> int:
+        return await self._forget_all(writing.SQL.forget_document, org_id, document_id)
+
+    def export(self, org_id: str, user_id: str) -> AsyncIterator[MemoryItem]:
+        return reading.export(self._pool, org_id, user_id, self._patience)
+
+    async def erase(self, org_id: str, user_id: str) -> int:
+        gone = await self._forget_all(writing.SQL.erase, org_id, user_id)
+        async with in_time(self._patience):
+            await self._pool.execute(writing.SQL.unshelve, org_id, user_id)
+        return gone
+
+    async def _forget_all(self, statement: str, org_id: str, of: str) -> int:
+        """Batch by batch: each is a transaction, and what is gone stays gone if the next one fails."""
+        gone = 0
+        while True:
+            patience = self._patience + _EACH * writing.AT_ONCE
+            async with in_time(patience):
+                batch = int(await self._pool.fetchval(statement, org_id, of, writing.AT_ONCE, timeout=patience))
+            gone += batch
+            if batch < writing.AT_ONCE:
+                return gone
+
+    async def _in_space(self, indexed: Indexed | None, write: Callable[[Space | None], Awaitable[T]]) -> T:
+        """Writes with the space that the vectors belong to; once more where its table was dropped in this moment."""
+        if indexed is None:
+            return await write(None)
         try:
-            async with asyncio.timeout(self._embedder_patience):
-                [vector] = await self._embedder.embed([query])
-        except (EmbedderUnavailable, TimeoutError) as error:
-            log.warning("recall_without_vector", org_id=scope.org_id, reason=str(error) or "too slow")
-            return None
-        return vector if any(vector) else None
+            return await write(await self._spaces.own(indexed.dimensions))
+        except asyncpg.UndefinedTableError:
+            self._spaces.forget()
+            return await write(await self._spaces.own(indexed.dimensions))
 
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        """What can go wrong between us and Postgres becomes an error that a run may live without."""
+    async def _ask_for_upkeep(self) -> None:
         try:
-            async with asyncio.timeout(self._patience):
-                yield
-        except asyncpg.ForeignKeyViolationError as error:
-            raise NotFound("there is no such org", field="org_id") from error
-        except asyncpg.IntegrityConstraintViolationError:
-            raise  # a bug of ours, not of the weather
-        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-            raise MemoryUnavailable(
-                f"memories can't be reached: {type(error).__name__}",
-                suggestions=("try again", "check Postgres and that its migrations have run"),
-            ) from error
+            await add_job(self._pool, UPKEEP, "memory", attempts=3)
+        except STORE_ERRORS as error:
+            log.info("upkeep_not_asked_for", reason=repr(error), effect="done within a minute anyway")
 
 
-def _document(text: str, tag: str) -> str:
-    return document(terms(text), tag)
-
-
-def _space(embedder: Embedder, vector: Sequence[float]) -> str:
-    """The name of what vectors are comparable in: a model may be asked for vectors of several lengths."""
-    return f"{embedder.model}/{len(vector)}"
-
-
-def _literal(vector: Sequence[float]) -> str:
-    return orjson.dumps(vector).decode()
-
-
-def _bounded(text: str, field: str, longest: int) -> str:
-    text = _clean(text)
-    if len(text) > longest:
-        raise InvalidInput(f"{field} has {len(text)} characters; at most {longest} can be kept", field=field)
-    return text
-
-
-def _clean(text: str) -> str:
-    """Without what UTF-8 and Postgres cannot hold, trimmed."""
-    return text.encode("utf-8", "ignore").decode().replace("\x00", "").strip()
-
-
-def _clipped(query: str) -> str:
-    """Of a long query the beginning and the end: there the question is, with the matter in between."""
-    half = MAX_QUERY // 2
-    return query if len(query) <= MAX_QUERY else f"{query[:half]} {query[-half:]}"
+def _owning(scope: Scope, item: MemoryItem) -> Scope:
+    """The asker in the place of the memory's owner."""
+    match item.scope:
+        case "user":
+            return replace(scope, user_id=item.owner)
+        case "agent":
+            return replace(scope, agent_id=item.owner)
+        case "session":
+            return replace(scope, session_id=item.owner)
+        case "org":
+            return scope

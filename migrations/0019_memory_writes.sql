@@ -240,6 +240,24 @@ BEGIN
 END
 $$;
 
+-- Removes a shelf on which nothing stands; whether it did.
+CREATE FUNCTION memory_unshelve(p_shelf bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM memory_shelves WHERE id = p_shelf FOR UPDATE;
+    DELETE FROM memory_shelves WHERE id = p_shelf AND NOT EXISTS (SELECT FROM memories WHERE shelf = p_shelf);
+    RETURN FOUND;
+END
+$$;
+
+-- Memories as they are shown.
+CREATE VIEW memory_items AS
+SELECT m.no, m.shelf, m.org_id, m.id, s.scope, nullif(s.owner, '') AS owner, m.kind, m.text, m.source, m.provenance,
+       m.confidence::text::float8 AS confidence,  -- 0.7 and not 0.699999988
+       m.valid_from, m.valid_until, m.ended_at, m.superseded_by, m.entities, m.thread, m.place, m.context,
+       m.document_id, m.page, m.metadata::text AS metadata, m.agent_id, m.session_id, m.run_id, m.created_at,
+       m.updated_at
+FROM memories m JOIN memory_shelves s ON s.id = m.shelf;
+
 -- The space of a model and a length of vectors, made where there is none: serving if there is nothing that would lack a
 -- vector in it, else to be filled.
 CREATE FUNCTION memory_space_open(p_model text, p_dimensions integer) RETURNS integer LANGUAGE plpgsql AS $$

@@ -19,7 +19,8 @@ from kernel.tenants import ensure_org
 from memory.embedders.lexical import LexicalEmbedder
 from memory.errors import MemoryUnavailable
 from memory.records import MAX_SOURCE, MAX_TEXT, Scope
-from memory.store import SQL, PostgresMemory
+from memory.store import PostgresMemory
+from memory.writing import SQL
 from tests.memory.corpus import ENGLISH, ENGLISH_UNRELATED, ZH_UNRELATED, ZHONGWEN
 
 
@@ -135,17 +136,6 @@ async def test_another_org_recalls_nothing_of_it(memory: PostgresMemory, alice: 
         await memory.remember(replace(alice, user_id=user), f"The launch code is 0000 for {user}.")
     for user in ("alice", None):
         assert await memory.recall(Scope(stranger, user_id=user), "launch code 0000") == []
-
-
-async def test_orgs_whose_terms_share_a_tag_stay_apart(
-    memory: PostgresMemory, alice: Scope, database: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("memory.store.owner_tag", lambda org_id, user_id: "same_tag")
-    stranger = await ensure_org(database, f"org {uuid4().hex}")
-    await memory.remember(alice, "The launch code is 0000.")
-    await memory.remember(replace(alice, user_id=None), "The launch code is 1111.")
-    assert await memory.recall(Scope(stranger, user_id="alice"), "launch code") == []
-    assert await recalled(memory, replace(alice, user_id="bob"), "launch code") == ["The launch code is 1111."]
 
 
 async def test_agent_and_session_hide_nothing(memory: PostgresMemory, alice: Scope) -> None:
@@ -268,13 +258,29 @@ async def test_a_stalled_postgres_is_given_up_and_found_again(own_database: Pool
     assert await recalled(patient, scope, "Lisbon") == ["Lisbon calls"]
 
 
-async def test_recall_is_one_statement_on_a_new_connection_too(database_url: str, alice: Scope) -> None:
-    """Type lookups of the driver would be statements of their own."""
+async def test_a_new_connection_looks_no_types_up(database_url: str, alice: Scope) -> None:
+    """Type lookups of the driver would be statements of their own, and slow ones."""
     statements: list[str] = []
 
     async def listen(connection: asyncpg.Connection[asyncpg.Record]) -> None:
         connection.add_query_logger(lambda record: statements.append(record.query))
 
     async with asyncpg.create_pool(database_url, min_size=1, max_size=1, init=listen) as pool:
-        await PostgresMemory(pool, LexicalEmbedder()).recall(alice, "Where does Alice live?")
-    assert [text for text in statements if "pg_advisory_unlock_all" not in text] == [SQL.recall]
+        memory = PostgresMemory(pool, LexicalEmbedder())
+        await memory.remember(alice, "Alice lives in Lisbon.")
+        assert len(await memory.recall(alice, "Where does Alice live?")) == 1
+    assert [text for text in statements if "typinfo" in text] == []
+
+
+async def test_remembering_is_one_statement(database_url: str, alice: Scope) -> None:
+    statements: list[str] = []
+
+    async def listen(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        connection.add_query_logger(lambda record: statements.append(record.query))
+
+    async with asyncpg.create_pool(database_url, min_size=1, max_size=1, init=listen) as pool:
+        memory = PostgresMemory(pool, LexicalEmbedder())
+        await memory.remember(alice, "Alice lives in Lisbon.")
+        statements.clear()
+        await memory.remember(alice, "Alice has a bicycle.")
+    assert [text for text in statements if "pg_advisory_unlock_all" not in text] == [SQL.write]
