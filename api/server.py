@@ -22,6 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from api.connection import Connection
+from api.heap import Heap
 from api.stalled import StalledClients
 
 log = structlog.get_logger(__name__)
@@ -106,6 +107,7 @@ class Server(uvicorn.Server):
         )
         self._end_streams = end_streams
         self._write_timeout = write_timeout
+        self._heap = Heap.of_this_process()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts; what is there by then lives as long as the process, so the collector need not look at it again."""
@@ -118,6 +120,7 @@ class Server(uvicorn.Server):
         """Ten times a second."""
         if counter % _SWEEP_TICKS == 0:
             self._stalled.sweep(patience=self._write_timeout)
+            self._heap.look_after(self.server_state.total_requests, len(self.server_state.connections))
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
