@@ -153,6 +153,11 @@ class Settings(BaseSettings):
     files_session_bytes: int = Field(256 * 1_048_576, ge=1, le=2**40, description="of all files of a session")
     files_per_session: int = Field(1_000, ge=1, le=100_000)
 
+    # documents of the knowledge base, whose bytes lie with the files
+    documents_max_bytes: int = Field(32 * 1_048_576, ge=1, le=268_435_456, description="of one document")
+    documents_org_bytes: int = Field(10 * 1_073_741_824, ge=1, le=2**44, description="of all documents of an org")
+    documents_per_org: int = Field(10_000, ge=1, le=1_000_000)
+
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
