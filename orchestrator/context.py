@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from langchain_core.messages import AnyMessage
-
 from kernel.agent_config import MemoryConfig, ModelChoice, SubAgent
 from kernel.approval_policy import ApprovalPolicy
 from kernel.leases import ClaimedRun
@@ -25,6 +23,7 @@ from orchestrator.models.factory import Models
 from orchestrator.state import Call, GraphState
 from orchestrator.tools.tool import ToolContext, Vault
 from orchestrator.transcript import Transcript
+from orchestrator.window.context import ContextWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class RunContext:
     approvals: Approvals
     budget: Budget
     transcript: Transcript
-    history: Sequence[AnyMessage]
+    window: ContextWindow
     models: Models
     memory: Memory
     vault: Vault

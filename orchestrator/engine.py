@@ -24,7 +24,6 @@ from kernel.events import RunStatus
 from kernel.leases import ClaimedRun, Spent
 from kernel.postgres import UNAVAILABLE, Pool
 from kernel.prices import Prices
-from kernel.retries import history
 from kernel.runlog import End, RunLog
 from kernel.tool_definitions import ToolEntries
 from memory.port import Memory
@@ -48,14 +47,17 @@ from orchestrator.skills.skill import UnknownSkill
 from orchestrator.state import Call, GraphState, first_state
 from orchestrator.tools.errors import BadKit, UnknownTool
 from orchestrator.tools.tool import NoSecrets, Vault
-from orchestrator.transcript import Transcript, conversation
+from orchestrator.transcript import Transcript
+from orchestrator.window.context import ContextWindow
+from orchestrator.window.windows import Windows
 from orchestrator.workflows import build_workflows
 
 log = structlog.get_logger(__name__)
 
 
 class Engine:
-    """One per worker. Safe for any number of runs at once. `vault_of` gives a run its secrets; without it, none."""
+    """One per worker. Safe for any number of runs at once. `vault_of` gives a run its secrets; without it, none.
+    Without `windows` those of sessions are read from Postgres alone."""
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class Engine:
         prices: Prices | None = None,
         chain: Chain | None = None,
         workflows: Mapping[str, Graph] | None = None,
+        windows: Windows | None = None,
     ) -> None:
         self._db = db
         self._models = models
@@ -77,6 +80,7 @@ class Engine:
         self._prices = prices or Prices.none()
         self._chain = chain or Chain()
         self._workflows = build_workflows(workflows)
+        self._windows = windows or Windows(db)
 
     async def execute(self, run: ClaimedRun, pen: RunLog, brake: Brake) -> None:
         """Brings `run` to its end and returns when its `done` has been handed to the journal.
@@ -166,6 +170,23 @@ class Engine:
         brake: Brake,
         layers: Layers | None = None,
     ) -> GraphState:
+        window = ContextWindow(self._windows, run, agent.context)
+        window.begin()
+        try:
+            return await self._run_agent(run, pen, agent, budget, brake, layers, window)
+        finally:
+            await window.aclose()
+
+    async def _run_agent(
+        self,
+        run: ClaimedRun,
+        pen: RunLog,
+        agent: AgentConfig,
+        budget: Budget,
+        brake: Brake,
+        layers: Layers | None,
+        window: ContextWindow,
+    ) -> GraphState:
         request, retry = run.request, run.retry
         model = merged(agent.model, request.get("model"))
         if (unpriced := self._unpriced(budget, model)) is not None:
@@ -193,7 +214,7 @@ class Engine:
             approvals=Approvals(pen, run.approvals),
             budget=budget,
             transcript=_transcript(run, pen, ""),
-            history=conversation(run.history if retry is None else await history(self._db, run)),
+            window=window,
             models=self._models,
             memory=self._memory,
             vault=vault,
@@ -205,6 +226,7 @@ class Engine:
         state = await self._invoke(context, run.workflow, thread_id=run.id, position=given)
         if not pen.ended:
             raise RuntimeError(f"the graph of run {run.id} stopped without an end")
+        await self._windows.after(run, agent.context, model, context.transcript, pen, changed=window.changed)
         return state
 
     async def _kit(
@@ -256,7 +278,7 @@ class Engine:
             depth=parent.depth + 1,
             budget=budget,
             transcript=_transcript(run, parent.log, path),
-            history=(),
+            window=parent.window.child(path, config.context if isinstance(config, AgentConfig) else None),
         )
         assert isinstance(call["arguments"], dict)
         if not context.transcript.upto(1):

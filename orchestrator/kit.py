@@ -18,6 +18,7 @@ from orchestrator.skills.skill import Skills
 from orchestrator.tools.errors import BadKit
 from orchestrator.tools.tool import Tool, Vault
 from orchestrator.tools.toolbox import Toolbox
+from orchestrator.window.references import OPEN_RESULT
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,10 @@ class Kit:
     names: tuple[str, ...]
     schemas: Sequence[dict[str, Any]]
     sections: tuple[str, ...] = ()
+
+    def allowed(self, name: str) -> tuple[str, ...]:
+        """The tools that may be called where the model asks for `name`: an agent may always open what it was told."""
+        return (*self.names, OPEN_RESULT) if name == OPEN_RESULT else self.names
 
 
 class Outfitter:

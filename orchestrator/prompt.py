@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from langchain_core.messages import AnyMessage, SystemMessage
-
 from kernel.agent_config import SubAgent
 from kernel.effects import DELEGATE
+from memory.records import RecalledItem
 from orchestrator.errors import PromptTooLong
 
 _NAME: Final = re.compile(r"\{([^{}\n]{1,200})\}")
@@ -50,9 +49,21 @@ def _filled_in(instructions: str, variables: Mapping[str, Any]) -> str:
     return _NAME.sub(value, instructions)
 
 
-def model_input(system: str, history: Sequence[AnyMessage], transcript: Sequence[AnyMessage]) -> list[AnyMessage]:
-    """Everything the model sees, in order."""
-    return [SystemMessage(system), *history, *transcript]
+def recalled_line(item: RecalledItem) -> str:
+    """A memory as one line, with where it is from: so none can pass for several, or for the end of its section."""
+    page = "" if item.page is None else f", page {item.page}"
+    source = _line(item.source or "").strip("[] ") or item.document_id
+    return f"{_line(item.text)} [{source}{page}]" if source else _line(item.text)
+
+
+def recalled_fields(item: RecalledItem) -> dict[str, Any]:
+    """The same in the event that says so."""
+    fields = {"id": item.id, "kind": item.kind, "text": item.text, "score": round(item.score, 3), "scope": item.scope}
+    return fields | {"source": item.source, "document_id": item.document_id, "page": item.page}
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def delegate_schema(sub_agents: Sequence[SubAgent]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Transcript:
         self._log = log
         self._path = path
         self._messages: dict[int, AnyMessage] = {}
+        self._records: dict[int, str] = {}
 
     def load(self, stored: Iterable[StoredMessage]) -> None:
         """Takes in what is recorded for this path already."""
@@ -32,6 +33,7 @@ class Transcript:
                 self._messages[message.position] = to_model(
                     message.role, message.content, message.tool_calls, message.tool_call_id
                 )
+                self._records[message.position] = message.id
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -39,6 +41,10 @@ class Transcript:
     def upto(self, position: int) -> list[AnyMessage]:
         """The messages before `position`, in order."""
         return [self._messages[at] for at in sorted(self._messages) if at < position]
+
+    def placed(self, position: int) -> list[tuple[int, str | None, AnyMessage]]:
+        """The same with the position of each and, of what tools returned, the id of its record."""
+        return [(at, self._records.get(at), self._messages[at]) for at in sorted(self._messages) if at < position]
 
     def add_input(self, text: str) -> None:
         """The first message of a sub-agent: its task."""
@@ -56,7 +62,8 @@ class Transcript:
         """What a tool call or a delegation came to. The record of it goes to Postgres with the call's outcome, so it
         is the caller's to write."""
         self._messages[position] = ToolMessage(text, tool_call_id=call_id)
-        return NewMessage(new_id("msg"), self._path, position, "tool", text, tool_call_id=call_id)
+        record = self._records[position] = new_id("msg")
+        return NewMessage(record, self._path, position, "tool", text, tool_call_id=call_id)
 
     def _add(
         self,

@@ -55,7 +55,7 @@ class Layers:
         async def make(call: ToolCall) -> ToolOutcome:
             if call.arguments is given:
                 return await kit.toolbox.make(checked, context)
-            again = kit.toolbox.check(checked.tool.name, call.arguments, allowed=kit.names)
+            again = kit.toolbox.check(checked.tool.name, call.arguments, allowed=kit.allowed(checked.tool.name))
             if isinstance(again, ToolOutcome):
                 return again
             if not may_become(again, call.arguments):

@@ -31,6 +31,7 @@ from orchestrator.state import GraphState
 from orchestrator.tools.deferred import DeferredTool
 from orchestrator.tools.results import as_text, clip
 from orchestrator.tools.toolbox import CheckedCall, ToolOutcome
+from orchestrator.window.references import OPEN_RESULT
 
 
 async def act(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]:
@@ -46,7 +47,7 @@ async def act(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]
 async def _call(context: RunContext, entry: LedgerEntry) -> None:
     call, kit = entry.call, context.actor.kit
     arguments = call["arguments"]
-    checked = kit.toolbox.check(call["name"], arguments, allowed=kit.names)
+    checked = kit.toolbox.check(call["name"], arguments, allowed=kit.allowed(call["name"]))
     context.budget.called(wrongly=isinstance(checked, ToolOutcome))
     effect = "read" if isinstance(checked, ToolOutcome) else checked.effect
     if entry.earlier is not None and "once" in (entry.earlier.effect, effect):
@@ -60,7 +61,7 @@ async def _call(context: RunContext, entry: LedgerEntry) -> None:
             return
         if decision.arguments is not None:
             arguments = decision.arguments
-            checked = kit.toolbox.check(call["name"], arguments, allowed=kit.names)
+            checked = kit.toolbox.check(call["name"], arguments, allowed=kit.allowed(call["name"]))
         preface, approved = _preface(decision), True
     if isinstance(checked, CheckedCall) and isinstance(checked.tool, DeferredTool):
         _await_answer(context, entry, checked, arguments, preface)
@@ -116,7 +117,8 @@ def _policy(context: RunContext, checked: CheckedCall, arguments: Any) -> Approv
     policies = context.actor.approvals
     if not policies or (isinstance(checked.tool, DeferredTool) and checked.tool.kind == "question"):
         return None
-    policy = policies.get(checked.tool.name) or policies.get("*")
+    others = None if checked.tool.name == OPEN_RESULT else policies.get("*")  # it only reads what was told already
+    policy = policies.get(checked.tool.name) or others
     if policy is None or not any(policy.asks(reading) for reading in _readings(checked, arguments)):
         return None
     return policy

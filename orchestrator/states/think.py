@@ -34,7 +34,7 @@ from orchestrator.middleware.calls import Emitted, ModelCall
 from orchestrator.middleware.errors import Stopped
 from orchestrator.models.provider import ChatProvider, ResponseFormat
 from orchestrator.models.turn import ReasoningDelta, Restart, TextDelta, Turn
-from orchestrator.prompt import delegate_schema, model_input, system_prompt
+from orchestrator.prompt import delegate_schema, recalled_fields, recalled_line, system_prompt
 from orchestrator.state import Answer, Call, GraphState
 from orchestrator.structured import MOST_REPAIRS, AnswerSchema, correction
 
@@ -78,9 +78,9 @@ async def _recall(context: RunContext, state: GraphState) -> list[str]:
         log.warning("recall_failed", run_id=context.run.id, error=error.message)
         return []
     if items:
-        shown = [{"id": item.id, "kind": item.kind, "text": item.text, "score": round(item.score, 3)} for item in items]
+        shown = [recalled_fields(item) for item in items]
         context.log.say("memory_recalled", context.named({"items": shown}), urgent=False)
-    return [item.text for item in items]
+    return [recalled_line(item) for item in items]
 
 
 async def _ask(context: RunContext, state: GraphState, recalled: list[str]) -> dict[str, Any]:
@@ -167,7 +167,8 @@ async def _stream(
     choice = _within_budget(context, actor.model)
     chat = await context.models.choose(choice, context.vault)
     corrections = [message for draft in state.get("drafts", ()) for message in correction(draft)]
-    messages = [*model_input(system, context.history, context.transcript.upto(state["position"])), *corrections]
+    told = await context.window.tell(context, system, state["position"], tools, corrections)
+    messages, tools = told.messages, told.tools
     message_id = new_id("msg")
     response_format = None if schema is None else schema.format
 
