@@ -30,6 +30,7 @@ from kernel.sessions import get_session
 _IDLE_SECONDS: Final = 20.0
 _UPLOAD_SECONDS: Final = 1_800.0
 _CLOSE: Final = ((b"connection", b"close"),)
+_CONTENT_TYPE_BYTES: Final = 200
 _CONTENT_TYPE: Final = re.compile(rb"[!#$&^_.+a-zA-Z0-9-]{1,80}/[!#$&^_.+a-zA-Z0-9-]{1,80}(?: *;[ -~]{0,100})?")
 
 
@@ -225,9 +226,12 @@ def _content_type(headers: Headers) -> str | None:
     given = headers.get(b"content-type")
     if given is None:
         return None
-    if _CONTENT_TYPE.fullmatch(given.strip()) is None:
-        raise invalid(("Content-Type", "must be a media type such as text/csv"))
-    return given.strip().decode()
+    given = given.strip()
+    if len(given) > _CONTENT_TYPE_BYTES or _CONTENT_TYPE.fullmatch(given) is None:
+        raise invalid(
+            ("Content-Type", f"must be a media type such as text/csv, of at most {_CONTENT_TYPE_BYTES} characters")
+        )
+    return given.decode()
 
 
 def _etag(file: File) -> tuple[bytes, bytes]:

@@ -19,7 +19,9 @@ MAX_PART: Final = 255
 # Control characters, halves of surrogate pairs, line and paragraph separators.
 _REFUSED: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # What is written instead of broken UTF-8, a byte order mark, and characters that turn the reading direction around.
-_REFUSED_CHARACTERS: Final = frozenset("\ufffd\ufeff\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_REFUSED_CHARACTERS: Final = frozenset(
+    "\ufffd\ufeff\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
 
 
 def checked_path(path: str, *, field: str = "path") -> str:

@@ -208,21 +208,24 @@ class Files:
             flow.check(announced)
         # From here on, whatever breaks off leaves at most a loose blob, which a chore finds in an hour.
         await self._blobs.write(blob, flow.pieces())
-        row = await self._db.fetchrow(
-            SQL.put,
-            *(org_id, session_id, path, flow.size),
-            *(content_type or content_type_of(path), flow.digest.digest(), blob),
-            *(by.user_id, by.run_id, by.call),
-            f"{org_id}/{session_id}/{expected}" if expected else expected,
-            *(self.limits.session_files, self.limits.session_bytes),
-        )
-        assert row is not None
+        async with self._db.acquire() as connection, connection.transaction():
+            row = await connection.fetchrow(
+                SQL.put,
+                *(org_id, session_id, path, flow.size),
+                *(content_type or content_type_of(path), flow.digest.digest(), blob),
+                *(by.user_id, by.run_id, by.call),
+                f"{org_id}/{session_id}/{expected}" if expected else expected,
+                *(self.limits.session_files, self.limits.session_bytes),
+            )
+            assert row is not None
+            # Still under the lock: later there may be another's version, which nobody must take for this one.
+            written = await connection.fetchrow(SQL.get, org_id, session_id, path)
         if row["outcome"] != "done":
             await self._discard(blob)
         self._judge(row, path, session_id)
         if row["replaced"] is not None:
             await self._discard(row["replaced"])
-        return await self._stat(org_id, session_id, path)
+        return _found(written, path)
 
     async def move(
         self, org_id: str, session_id: str, source: str, target: str, *, by: Author, replace: bool = False
@@ -234,16 +237,18 @@ class Files:
             Conflict: there is a file at `target` and it is not to be replaced; or as for `write`.
         """
         source, target = checked_path(source), checked_path(target)
-        row = await self._db.fetchrow(
-            SQL.move, org_id, session_id, source, target, replace, by.user_id, by.run_id, by.call
-        )
-        assert row is not None
+        async with self._db.acquire() as connection, connection.transaction():
+            row = await connection.fetchrow(
+                SQL.move, org_id, session_id, source, target, replace, by.user_id, by.run_id, by.call
+            )
+            assert row is not None
+            moved = await connection.fetchrow(SQL.get, org_id, session_id, target)
         if row["outcome"] == "stale":
             raise Conflict(f"There is a file {target!r} already.", suggestions=("choose another path", "replace it"))
         self._judge(row, source if row["outcome"] == "no_file" else target, session_id)
         if row["replaced"] is not None:
             await self._discard(row["replaced"])
-        return await self._stat(org_id, session_id, target)
+        return _found(moved, target)
 
     async def delete(self, org_id: str, session_id: str, path: str, *, by: Author, expected: str | None = None) -> None:
         """Deletes a file.
@@ -277,10 +282,7 @@ class Files:
         await self._db.execute(SQL.forget_calls)
 
     async def _stat(self, org_id: str, session_id: str, path: str) -> File:
-        row = await self._db.fetchrow(SQL.get, org_id, session_id, path)
-        if row is None:
-            raise _no_file(path)
-        return _file(row)
+        return _found(await self._db.fetchrow(SQL.get, org_id, session_id, path), path)
 
     def _judge(self, row: asyncpg.Record, path: str, session_id: str) -> None:
         match row["outcome"]:
@@ -325,6 +327,12 @@ def _create(target: Path) -> BinaryIO:
 def _check_size(file: File, most: int) -> None:
     if file.size > most:
         raise FileTooLarge(f"The file {file.path!r} has {file.size} bytes; at most {most} can be read here.")
+
+
+def _found(row: asyncpg.Record | None, path: str) -> File:
+    if row is None:
+        raise _no_file(path)
+    return _file(row)
 
 
 def _file(row: asyncpg.Record) -> File:

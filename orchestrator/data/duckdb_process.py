@@ -41,6 +41,10 @@ class Refused(Exception):
     """Something that the asking side should be told in these words."""
 
 
+class Unreadable(Refused):
+    """A file is no table. That matters only if the question is about it, and does not just use a word of its name."""
+
+
 def main() -> None:
     """Reads the task, answers it."""
     task = json.load(sys.stdin)
@@ -89,14 +93,33 @@ def _answer(task: Mapping[str, Any]) -> dict[str, Any]:
     )
     db.execute("SET TimeZone = 'UTC'")
     with _Clock(db.interrupt, task["seconds"]) as clock:
+        unreadable: list[tuple[Sequence[str], str]] = []
         for table in task["tables"]:
-            _call(clock, partial(_load, db, duckdb.Error, table))
+            try:
+                _call(clock, partial(_load, db, duckdb.Error, table))
+            except Unreadable as error:
+                unreadable.append((table["names"], str(error)))
         for statement in _LOCK:
             db.execute(statement)
-        return _call(clock, partial(_ask, db, duckdb, task))
+        try:
+            return _call(clock, partial(_ask, db, duckdb, task))
+        except Refused as refused:
+            raise Refused(_why_not_there(str(refused), unreadable) or str(refused)) from None
+
+
+def _why_not_there(told: str, unreadable: Sequence[tuple[Sequence[str], str]]) -> str | None:
+    """What is wrong with the table that DuckDB says is not there."""
+    told = told.casefold()
+    for names, why in unreadable:
+        for name in names:
+            if f"table with name {name.casefold()} " in told or f'access file "{name.casefold()}"' in told:
+                return why
+    return None
 
 
 def _load(db: Any, error_kind: type[Exception], table: Mapping[str, Any]) -> None:
+    if "refused" in table:
+        raise Unreadable(table["refused"])
     *others, last = _READERS[table["format"]]
     first, *aliases = table["names"]
     name = _quoted(first)
@@ -110,7 +133,7 @@ def _load(db: Any, error_kind: type[Exception], table: Mapping[str, Any]) -> Non
                     raise
                 reason = _told(error, 600).replace(table["file"], table["path"])
                 kind = table["format"].upper() if table["format"] != "parquet" else "Parquet"
-                raise Refused(f"The file {table['path']!r} can't be read as {kind}: {reason}") from None
+                raise Unreadable(f"The file {table['path']!r} can't be read as {kind}: {reason}") from None
     for alias in aliases:
         db.execute(f"CREATE VIEW {_quoted(alias)} AS FROM {name}")
 

@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,10 +66,6 @@ class Table:
     format: str
     names: Sequence[str]
 
-    def is_named_in(self, sql: str) -> bool:
-        """Whether `sql` may speak of it; where it only looks so, it is loaded for nothing."""
-        return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql, re.IGNORECASE) for name in self.names)
-
 
 class FileQueries:
     """Asks. One per worker; at most `at_once` processes run at the same time."""
@@ -90,29 +87,11 @@ class FileQueries:
             CallerError, StoreUnavailable: of the files.
         """
         there = await self.tables(org_id, session_id)
-        tables = [table for table in there if table.is_named_in(sql)]
-        size = sum(table.file.size for table in tables)
-        if size > self._limits.loaded_bytes:
-            raise ToolFailure(
-                f"The files that are named have {size} bytes together, and at most {self._limits.loaded_bytes} can be "
-                "asked at once.",
-                reached=False,
-            )
+        tables = await asyncio.to_thread(named_in, sql, there)
         async with self._turns:
             folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="longhaul-query-"))
             try:
-                loads = []
-                for number, table in enumerate(tables):
-                    name = f"table{number}.{table.format}{'.gz' if table.file.path.lower().endswith('.gz') else ''}"
-                    await self._files.download_to(org_id, session_id, table.file.path, folder / name)
-                    loads.append(
-                        {
-                            "file": name,
-                            "path": table.file.path,
-                            "format": table.format,
-                            "names": table.names,
-                        }
-                    )
+                loads = await self._load(org_id, session_id, tables, folder)
                 answer = await self._run(folder, loads, sql)
             finally:
                 await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
@@ -121,6 +100,26 @@ class FileQueries:
             hint = f"\nTables there are: {known}." if "does not exist" in answer["error"] else ""
             raise ToolFailure(f"{answer['error']}{hint}", reached=False)
         return answer
+
+    async def _load(
+        self, org_id: str, session_id: str, tables: Sequence[Table], folder: Path
+    ) -> list[Mapping[str, Any]]:
+        """Copies their files, the small ones first. What is too large is an error only for who really asks it."""
+        loads: list[Mapping[str, Any]] = []
+        size = 0
+        for number, table in enumerate(sorted(tables, key=lambda table: table.file.size)):
+            load = {"path": table.file.path, "format": table.format, "names": table.names}
+            size += table.file.size
+            if size > self._limits.loaded_bytes:
+                why = (
+                    f"At most {self._limits.loaded_bytes} bytes of files can be asked at once: {table.file.path!r} is "
+                )
+                loads.append(load | {"refused": f"{why}too large, alone or with the others that are named."})
+                continue
+            name = f"table{number}.{table.format}{'.gz' if table.file.path.lower().endswith('.gz') else ''}"
+            await self._files.download_to(org_id, session_id, table.file.path, folder / name)
+            loads.append(load | {"file": name})
+        return loads
 
     async def _run(self, folder: Path, tables: Sequence[Mapping[str, Any]], sql: str) -> dict[str, Any]:
         limits = self._limits
@@ -154,6 +153,17 @@ class FileQueries:
         return answer
 
 
+def named_in(sql: str, tables: Sequence[Table]) -> list[Table]:
+    """Those that `sql` may speak of; what only looks so is loaded for nothing. For a thread: it may take a while."""
+    text = sql.casefold()
+
+    def occurs(name: str) -> bool:
+        written = {name, name.replace('"', '""'), name.replace("'", "''")}
+        return any(each in text and re.search(rf"(?<!\w){re.escape(each)}(?!\w)", text) for each in written)
+
+    return [table for table in tables if any(occurs(name.casefold()) for name in table.names)]
+
+
 def tables_of(files: Sequence[File]) -> list[Table]:
     """Those of the files that can be asked, each with names that are its alone."""
     found = [(file, format) for file in files if (format := _format(file)) is not None]
@@ -166,7 +176,10 @@ def tables_of(files: Sequence[File]) -> list[Table]:
         if file.path.casefold() not in taken:
             taken.add(file.path.casefold())
             names.append(file.path)
-        tables.append(Table(file, format, names or [f"file_{number}"]))
+        if not names:
+            names = [next(name for n in count(number) if (name := f"file_{n}") not in taken)]
+            taken.add(names[0])
+        tables.append(Table(file, format, names))
     return tables
 
 

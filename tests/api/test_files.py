@@ -284,3 +284,12 @@ async def test_an_api_process_that_serves_no_files_has_not_imported_what_serves_
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     out, _ = await process.communicate()
     assert out.decode().strip() == "set()"
+
+
+@pytest.mark.parametrize("content_type", ["a/b" + " " * 500 + ";", "x" * 80 + "/" + "y" * 80 + ";" + "z" * 100])
+async def test_a_type_that_is_too_long_to_keep_is_refused(
+    client: httpx.AsyncClient, files: str, content_type: str
+) -> None:
+    answer = await client.put(f"{files}/a", content=b"x", headers={"Content-Type": content_type})
+    assert "Content-Type" in str(problem(answer, 422)["errors"])
+    problem(await client.get(f"{files}/a"), 404)

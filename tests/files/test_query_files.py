@@ -6,6 +6,8 @@ import asyncio
 import gzip
 import os
 import tempfile
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ import pytest
 
 from kernel.blobs import BlobPlace, Blobs
 from kernel.file_quotas import FileLimits
-from kernel.files import Author, Files
+from kernel.files import Author, File, Files
 from kernel.ids import new_id
 from kernel.postgres import Pool
 from kernel.sessions import create_session
-from orchestrator.data.files import FileQueries, QueryLimits
+from orchestrator.data.files import FileQueries, QueryLimits, named_in, tables_of
 from orchestrator.tools.query_files import QueryFiles
 from orchestrator.tools.tool import ToolContext
 from orchestrator.tools.toolbox import Toolbox, ToolOutcome
@@ -159,6 +161,45 @@ async def test_what_a_question_does_not_name_is_not_loaded(asker: Asker) -> None
     await asker.write("a.csv", b"\xff\xfe\x00broken")
     await asker.write("broken.parquet", b"nonsense")
     assert await asker.rows("SELECT count(*) FROM may AS m WHERE name = 'Ada'") == [[2]]
+
+
+async def test_a_broken_file_that_is_called_like_a_word_of_sql_stops_no_other_question(asker: Asker) -> None:
+    await asker.write("select.csv", b"\x89PNG\r\n\x1a\n\0\0\1\xff")
+    await asker.write("sum.parquet", b"nonsense")
+    assert await asker.rows("SELECT sum(amount) FROM may") == [[42]]
+    assert "'sum.parquet' can't be read as Parquet" in await asker.refused("SELECT sum(amount) FROM sum")
+    assert "'select.csv' can't be read as CSV" in await asker.refused('SELECT * FROM "select.csv"')
+
+
+@pytest.mark.parametrize("limits", [QueryLimits(seconds=20.0, loaded_bytes=1_000)])
+async def test_a_large_file_that_is_called_like_a_word_of_sql_stops_no_other_question(asker: Asker) -> None:
+    await asker.write("count.csv", b"a\n" + b"1\n" * 2_000)
+    assert await asker.rows("SELECT count(*) FROM may") == [[3]]
+    assert "at once" in await asker.refused("SELECT count(*) FROM count")
+
+
+async def test_names_of_many_files_are_looked_for_at_once() -> None:
+    now = datetime.now(UTC)
+    files = [
+        File(f"a/long/folder/name/table {n} of many.csv", 1, "text/csv", "", "b", None, None, now, now)
+        for n in range(1_000)
+    ]
+    tables = tables_of(files)
+    begun = time.process_time()
+    assert named_in("a/long/folder/name/table " * 800, tables) == []
+    assert [
+        table.file.path for table in named_in('FROM TABLE_7_OF_MANY, "a/long/folder/name/table 8 of many.csv"', tables)
+    ] == [
+        "a/long/folder/name/table 7 of many.csv",
+        "a/long/folder/name/table 8 of many.csv",
+    ]
+    assert time.process_time() - begun < 0.2
+
+
+async def test_a_name_with_quotes_is_found_as_sql_has_it(asker: Asker) -> None:
+    for folder in ("a", "b"):
+        await asker.write(f'{folder}/x"y.csv', folder.encode() + b"\n1\n")
+    assert await asker.rows('SELECT a FROM "a/x""y.csv"') == [[1]]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -165,6 +166,20 @@ async def test_of_many_writers_of_one_file_the_last_one_wins_and_readers_see_who
     assert (usage.files, usage.bytes) == (1, 300_000)
 
 
+async def test_each_of_many_writers_is_told_of_its_own_version(workspace: Workspace) -> None:
+    """With the etag of another's version a writer would take it for his own, and write over it without a look."""
+    outcomes = [workspace.files.write(*workspace.at, "a", bytes(size), by=Author()) for size in range(1, 21)]
+    assert [file.size for file in await asyncio.gather(*outcomes)] == list(range(1, 21))
+
+    async def written_and_deleted(size: int) -> int:
+        file = await workspace.files.write(*workspace.at, "b", bytes(size), by=Author())
+        with contextlib.suppress(NotFound):
+            await workspace.files.delete(*workspace.at, "b", by=Author())
+        return file.size
+
+    assert await asyncio.gather(*map(written_and_deleted, range(1, 21))) == list(range(1, 21))
+
+
 async def test_of_two_that_expect_the_same_version_one_is_told(workspace: Workspace) -> None:
     with pytest.raises(FileChanged):
         await workspace.write("a", expected=uuid4().hex)
@@ -306,6 +321,7 @@ OUTSIDE = [
     "\ud800",
     "\ufeffa",
     "gpj.\u202eexe",
+    "gpj.\u061cexe",
     "\ufffd",
     "a" * 513,
     "é" * 257,
