@@ -144,7 +144,12 @@ class InMemory:
     def _twin(self, org_id: str, of: MemoryItem, text: str) -> MemoryItem | None:
         """Another memory of the same scope with this text, that is not over."""
         for item in self._items(org_id):
-            alike = (item.scope, item.owner, item.text) == (of.scope, of.owner, text)
+            alike = (item.scope, item.owner, item.document_id, item.text) == (
+                of.scope,
+                of.owner,
+                of.document_id,
+                text,
+            )
             if alike and item.id != of.id and item.ended_at is None:
                 return item
         return None

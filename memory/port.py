@@ -26,7 +26,8 @@ class Memory(Protocol):
         ...
 
     async def remember_all(self, scope: Scope, memories: Sequence[NewMemory]) -> list[MemoryItem]:
-        """Keeps all of them or none; at most `MAX_BATCH`. The same text again in the same scope updates what is there.
+        """Keeps all of them or none; at most `MAX_BATCH`. The same text again in the same scope, and of the same
+        document if it is a passage, updates what is there.
 
         NUL and lone surrogates are dropped from texts, their ends are trimmed.
 

@@ -31,14 +31,14 @@ AT_ONCE: Final = 1000
 _ORDER: Final[tuple[ScopeKind, ...]] = ("agent", "org", "session", "user")  # in which everybody asks for shelves
 
 
-def distinct(memories: Sequence[NewMemory]) -> dict[tuple[str, str], NewMemory]:
-    """By scope and text; of several that are alike the last one counts, as if it had come later."""
+def distinct(memories: Sequence[NewMemory]) -> dict[tuple[str, str, str], NewMemory]:
+    """By scope, document and text; of several that are alike the last one counts, as if it had come later."""
     return dict(zip(names(memories), memories, strict=True))
 
 
-def names(memories: Sequence[NewMemory]) -> list[tuple[str, str]]:
-    """What tells memories of one writer apart."""
-    return [(str(memory.scope), memory.text) for memory in memories]
+def names(memories: Sequence[NewMemory]) -> list[tuple[str, str, str]]:
+    """What tells memories of one writer apart. Two documents may have a passage in common: each keeps its own."""
+    return [(str(memory.scope), memory.document_id or "", memory.text) for memory in memories]
 
 
 async def write(
@@ -83,7 +83,7 @@ async def change(
     """
     patch = dict(fields)
     if indexed is not None:
-        patch["content_hash"] = _hash(old.scope, old.owner, patch["text"])
+        patch["content_hash"] = _hash(old.scope, old.owner, old.document_id, patch["text"])
         patch |= {"embedding": None, "embedding_model": None, "search": None}
     told = (indexed.terms[0], indexed.impacts[0], indexed.lengths[0], indexed.found) if indexed else (None,) * 4
     place = (space.id, indexed.vectors[0]) if indexed and space else (None, None)
@@ -166,7 +166,7 @@ def _row(scope: Scope, memory: NewMemory, shelf: int) -> dict[str, Any]:
         "kind": memory.kind,
         "text": memory.text,
         "source": memory.source,
-        "content_hash": _hash(kind, owner, memory.text),
+        "content_hash": _hash(kind, owner, memory.document_id, memory.text),
         "provenance": memory.provenance,
         "confidence": memory.confidence,
         "valid_from": memory.valid_from,
@@ -181,9 +181,12 @@ def _row(scope: Scope, memory: NewMemory, shelf: int) -> dict[str, Any]:
     }
 
 
-def _hash(kind: ScopeKind, owner: str | None, text: str) -> str:
-    """What tells texts of one org and user apart, as a bytea literal. Agents and sessions have a part of their own."""
+def _hash(kind: ScopeKind, owner: str | None, document_id: str | None, text: str) -> str:
+    """What tells texts of one org and user apart, as a bytea literal. Agents, sessions and documents have parts of their
+    own."""
     named = text if kind in ("org", "user") else f"{kind}:{owner}\0{text}"
+    if document_id is not None:
+        named = f"{document_id}\0{named}"
     return f"\\x{hashlib.sha256(named.encode()).hexdigest()}"
 
 
