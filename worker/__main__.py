@@ -38,6 +38,7 @@ from orchestrator.middleware.chain import Chain
 from orchestrator.models.factory import Models
 from orchestrator.models.plugin import installed_providers
 from orchestrator.vault import RunVault
+from orchestrator.window.windows import Windows
 from orchestrator.workflows import GRAPH_VERSION
 from worker.background import background
 from worker.charges import Charges
@@ -96,6 +97,7 @@ async def work(settings: Settings) -> None:
         # A run that ends may let the next one of its session start: this worker looks for it itself.
         journal = Journal(db, publisher, on_next_run=lambda: executor.woken())
         sealer = Sealer.of(settings.sealing_keys, settings.secret_key)
+        windows = Windows(db, redis, ttl=settings.window_ttl)
         engine = Engine(
             db,
             models=models,
@@ -105,6 +107,7 @@ async def work(settings: Settings) -> None:
             chain=chain,
             workflows=plugged_workflows(host),
             prices=Prices.read(settings.prices),
+            windows=windows,
         )
         charges = Charges(db)
         vigil = Vigil()
@@ -132,7 +135,15 @@ async def work(settings: Settings) -> None:
         )
         files = Files.from_settings(settings, db) if settings.files_url else None
         retention = Retention(db, Policies.from_settings(settings), files=files)
-        jobs = Jobs(db, background(), worker=worker_id)
+        jobs = Jobs(
+            db,
+            background(
+                models=models,
+                windows=windows,
+                vault_of=lambda org_id, run_id: RunVault(db, sealer, org_id, run_id),
+            ),
+            worker=worker_id,
+        )
         if bus is not None:
             bus.start()
         async with asyncio.TaskGroup() as tasks:

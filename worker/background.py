@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from orchestrator.models.factory import Models
+from orchestrator.tools.tool import Vault
+from orchestrator.window.compaction import Compaction
+from orchestrator.window.windows import COMPACT, Windows
 from worker.jobs import Handler
 
 
-def background() -> dict[str, Handler]:
-    """The handlers by the kind of job they do."""
-    return {}
+def background(*, models: Models, windows: Windows, vault_of: Callable[[str, str], Vault]) -> dict[str, Handler]:
+    """The handlers by the kind of job they do. `vault_of` gives the secrets of an org and one of its runs."""
+    return {COMPACT: Compaction(windows, models, vault_of).do}

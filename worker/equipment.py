@@ -40,6 +40,8 @@ from orchestrator.tools.files import ListFiles, ReadFile
 from orchestrator.tools.http_fetch import HttpFetch
 from orchestrator.tools.http_send import HttpPost, HttpPut
 from orchestrator.tools.memory import Forget, Recall, Remember
+from orchestrator.tools.notes import Note, Notes
+from orchestrator.tools.open_result import OpenResult
 from orchestrator.tools.python import PythonTool
 from orchestrator.tools.query_files import QueryFiles
 from orchestrator.tools.query_source import ListSources, QuerySource
@@ -81,6 +83,9 @@ def _tools(settings: Settings, db: Pool, memory: Memory, egress: EgressClient) -
     yield Recall(memory)
     yield Forget(memory)
     yield AskUser()
+    yield OpenResult(db)
+    yield Note(db)
+    yield Notes(db)
 
 
 def _code_tools(settings: Settings, files: SessionFiles | None) -> Iterator[Tool[Any]]:
