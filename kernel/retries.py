@@ -10,13 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from kernel.errors import Conflict, InvalidInput, NotFound
 from kernel.events import encode_json
 from kernel.ids import new_id
-from kernel.leases import ClaimedRun
-from kernel.postgres import Connection, Pool, patiently
+from kernel.postgres import Connection, Pool
 from kernel.sealing import Sealer
 from kernel.secrets import seal_of_run
 from kernel.sql import statements
@@ -24,8 +21,6 @@ from kernel.sql import statements
 SQL = statements(__package__, "retries.sql")
 
 START: Final = "start"
-
-_MOST_HISTORY: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +84,3 @@ async def retry(
                 suggestions=(f"GET /v1/runs/{run_id}/steps lists them; RESPOND, which ends a run, is none",),
             )
     return Retried(new, row["session_id"], row["from_step"], row["head"])
-
-
-async def history(db: Pool, run: ClaimedRun) -> list[dict[str, Any]]:
-    """The conversation before the run that `run` goes on from, as {"role", "content"}, oldest first: what was said
-    since is no part of it."""
-    before = run.turn if run.retry is None else run.retry["turn"]
-    arguments = (run.org_id, run.session_id, before, _MOST_HISTORY)
-    text = await patiently(lambda: db.fetchval(SQL.history, *arguments))
-    found: list[dict[str, Any]] = orjson.loads(text or "[]")
-    return found

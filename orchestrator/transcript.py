@@ -81,11 +81,6 @@ class Transcript:
         )
 
 
-def conversation(history: Sequence[dict[str, Any]]) -> list[AnyMessage]:
-    """Earlier turns as the model takes them."""
-    return [to_model(message["role"], message["content"], None, None) for message in history]
-
-
 def to_model(
     role: str, content: Any, tool_calls: Sequence[dict[str, Any]] | None, tool_call_id: str | None
 ) -> AnyMessage:
