@@ -6,6 +6,7 @@ earlier owner of the run is made again only if that does no harm.
 
 A call that somebody has to approve, or to answer, is asked about at once and not made. The others are; then, if
 something is still open, the state stops, to be entered again when it is decided. Calls that are done are left out then.
+What people and callers send is struck of the run's secrets like what tools return: it may be what a service has said.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
@@ -23,12 +24,14 @@ from pydantic import BaseModel
 
 from kernel.approval_policy import ApprovalPolicy
 from kernel.approvals import Decision
+from kernel.errors import StoreUnavailable
 from orchestrator.approvals import Ask
 from orchestrator.brake import Waits
 from orchestrator.context import RunContext
 from orchestrator.ledger import LedgerEntry, side_by_side, unfinished
 from orchestrator.state import GraphState
 from orchestrator.tools.deferred import DeferredTool
+from orchestrator.tools.errors import ToolFailure
 from orchestrator.tools.results import as_text, clip
 from orchestrator.tools.toolbox import CheckedCall, ToolOutcome
 from orchestrator.window.references import OPEN_RESULT
@@ -53,20 +56,20 @@ async def _call(context: RunContext, entry: LedgerEntry) -> None:
     if entry.earlier is not None and "once" in (entry.earlier.effect, effect):
         entry.report("unknown", _LOST)
         return
-    preface, approved = "", False
+    preface, approved, shown = "", False, arguments
     if isinstance(checked, CheckedCall) and (policy := _policy(context, checked, arguments)) is not None:
-        decision = _decided(context, entry, checked, policy)
+        decision = await _struck(context, _decided(context, entry, checked, policy))
         if decision.status != "approved":
             entry.report("denied", _refusal(decision))
             return
         if decision.arguments is not None:
-            arguments = decision.arguments
+            arguments, shown = decision.arguments, _struck_value(context, decision.arguments)
             checked = kit.toolbox.check(call["name"], arguments, allowed=kit.allowed(call["name"]))
-        preface, approved = _preface(decision), True
+        preface, approved = _preface(context, decision), True
     if isinstance(checked, CheckedCall) and isinstance(checked.tool, DeferredTool):
-        _await_answer(context, entry, checked, arguments, preface)
+        await _await_answer(context, entry, checked, arguments, preface)
         return
-    _say_start(context, entry, arguments)
+    _say_start(context, entry, shown)
     if isinstance(checked, ToolOutcome):
         entry.report(checked.status, preface + checked.result)
         return
@@ -184,11 +187,11 @@ def _terms(policy: ApprovalPolicy) -> dict[str, Any]:
     return terms
 
 
-def _preface(decision: Decision) -> str:
+def _preface(context: RunContext, decision: Decision) -> str:
     """What the model is told before the result of a call that was approved."""
     lines = []
     if decision.arguments is not None:
-        shown = clip(orjson.dumps(decision.arguments).decode(), _MOST_SHOWN)
+        shown = clip(context.vault.redact(orjson.dumps(decision.arguments).decode()), _MOST_SHOWN)
         lines.append(f"A person changed the arguments of this call before it was made. It was made with: {shown}")
     if decision.comment:
         lines.append(f"The person who approved this call said: {decision.comment}")
@@ -200,6 +203,35 @@ def _refusal(decision: Decision) -> str:
         return "Nobody approved this call in time, so it was not made. Go on without it, or say what you need it for."
     why = f" The reason: {decision.comment}" if decision.comment else ""
     return f"A person refused this call, so it was not made.{why} Do not call it again with the same arguments."
+
+
+async def _struck(context: RunContext, decision: Decision) -> Decision:
+    """A decision without the run's secrets in its texts. Its arguments and its answer are struck where they are shown.
+
+    Raises:
+        StoreUnavailable: the secrets can't be read; the decision is still there when the run goes on.
+    """
+    try:
+        await context.vault.ready()
+    except ToolFailure as failure:
+        raise StoreUnavailable(failure.message) from None
+    strike = context.vault.redact
+    return replace(
+        decision,
+        comment=decision.comment and strike(decision.comment),
+        error=decision.error and strike(decision.error),
+    )
+
+
+def _struck_value(context: RunContext, value: Any) -> Any:
+    match value:
+        case str():
+            return context.vault.redact(value)
+        case dict():
+            return {_struck_value(context, key): _struck_value(context, item) for key, item in value.items()}
+        case list():
+            return [_struck_value(context, item) for item in value]
+    return value
 
 
 # -- answers from outside ----------------------------------------------------------------------------------------------
@@ -225,7 +257,9 @@ _WORDS: Mapping[str, _Words] = {
 }
 
 
-def _await_answer(context: RunContext, entry: LedgerEntry, checked: CheckedCall, arguments: Any, preface: str) -> None:
+async def _await_answer(
+    context: RunContext, entry: LedgerEntry, checked: CheckedCall, arguments: Any, preface: str
+) -> None:
     """Reports the answer.
 
     Raises:
@@ -237,13 +271,15 @@ def _await_answer(context: RunContext, entry: LedgerEntry, checked: CheckedCall,
     decision = context.approvals.decision(*key)
     if decision is None:
         if not context.approvals.asked(*key):
-            _say_start(context, entry, arguments)
+            _say_start(context, entry, _struck_value(context, arguments))
         context.approvals.ask(_question(context, entry, checked, arguments))
         raise Waits
+    decision = await _struck(context, decision)
     entry.effect = tool.effect
     words = _WORDS[tool.kind]
     if decision.status == "answered" and decision.error is None:
-        entry.report("ok", preface + clip(as_text(decision.answer), tool.max_result_bytes), starts=1)
+        answer = context.vault.redact(as_text(decision.answer))
+        entry.report("ok", preface + clip(answer, tool.max_result_bytes), starts=1)
     elif decision.status == "answered":
         entry.report("error", preface + clip(str(decision.error), tool.max_result_bytes), starts=1)
     elif decision.status == "denied":

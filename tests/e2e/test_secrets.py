@@ -4,7 +4,7 @@ or told to a model holds one."""
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import orjson
@@ -17,6 +17,7 @@ from orchestrator.tools.redaction import forms
 from tests.conftest import MakeStack
 from tests.e2e.caller import Caller, calling
 from tests.e2e.conftest import new_key
+from tests.e2e.deciders import asked, decide
 from tests.history import assert_history
 from tests.orchestrator.defined import serving
 from tests.scripts import ScriptedModel, said
@@ -102,9 +103,12 @@ def tool(address: str, path: str, source: str, **more: Any) -> dict[str, Any]:
     return {"type": "http", "name": name, "description": path, "execution_config": execution, "retries": 1, **more}
 
 
-async def everything(database: Pool) -> str:
-    """All rows of all tables as text, what is binary also as what its bytes say."""
+async def everything(database: Pool, *, only: Sequence[str] = ()) -> str:
+    """All rows of all tables, or `only` of some, as text, what is binary also as what its bytes say."""
     tables = await database.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    assert len(tables) > 12
+    tables = [table for table in tables if not only or table["tablename"] in only]
+    assert len(tables) >= len(only)
     texts = []
     for table in tables:
         rows = await database.fetch(f"SELECT * FROM {table['tablename']} t")
@@ -112,7 +116,6 @@ async def everything(database: Pool) -> str:
         texts += [value.decode("latin-1") for row in rows for value in row.values() if isinstance(value, bytes)]
         whole = await database.fetch(f"SELECT t::text FROM {table['tablename']} t")
         texts += [row["t"] for row in whole]
-    assert len(tables) > 12
     return "\n".join(texts)
 
 
@@ -168,19 +171,71 @@ async def test_no_secret_is_kept_logged_streamed_or_told_to_a_model(
     assert any(OF_RUN in told for told in echoing.told)
     assert echoing.redirected == 2  # within the origin with the secret, elsewhere not at all
     assert results["away_of_run"]["result"].count("[redacted]") == 1
-    asked = [str(request) for name in (script, child) for request in model.asked(name)]
-    assert sum("[redacted]" in request for request in asked) >= 4
+    requests = [str(request) for name in (script, child) for request in model.asked(name)]
+    assert sum("[redacted]" in request for request in requests) >= 4
     for secret in (OF_ORG, OF_RUN):
         assert_nowhere(
             secret,
             database=await everything(reaching.database),
             logs="\n".join(program.log for program in reaching.programs),
             stream=stream.frames.decode(),
-            model="\n".join(asked),
+            model="\n".join(requests),
             api=str(await caller.get(f"/v1/runs/{history.run['id']}")) + str(await caller.get("/v1/secrets")),
         )
     assert_nowhere(REPLACED, database=await everything(reaching.database))
     assert await reaching.database.fetchval("SELECT count(*) FROM run_secrets") == 0
+
+
+async def test_what_people_and_callers_send_is_struck_of_secrets(
+    reaching: Stack, caller: Caller, model: ScriptedModel, echoing: Echoing
+) -> None:
+    await caller.call("PUT", "/v1/secrets/of_org", {"value": OF_ORG}, expect=201)
+    names = [tool(echoing.address, "landed", source) for source in ("of_org", "of_run")]  # named, and never called
+    device = {
+        "type": "client",
+        "name": "device",
+        "description": "of the caller",
+        "parameter_schema": {"type": "object"},
+    }
+    echo = ToolCall("python", {"code": "'allowed'"})
+    script = model.script(
+        Reply(tool_calls=[ToolCall("device", {})] * 2),
+        Reply(tool_calls=[ToolCall("ask_user", {"question": "Which key?"})]),
+        Reply(tool_calls=[echo]),
+        Reply(tool_calls=[echo]),
+        Reply(tool_calls=[echo]),
+        said("all done"),
+    )
+    agent = await caller.agent(model=script, tools=["python", "ask_user", device, *names], approvals={"python": {}})
+    both = f"{OF_ORG} and {OF_RUN}"
+    async with caller.following(agent_id=agent, secrets={"of_run": OF_RUN}) as stream:
+        first, second = await asked(stream, kind="client_tool"), await asked(stream, kind="client_tool")
+        path = f"/v1/runs/{first['run_id']}/tool-results"
+        await caller.post(path, {"call_id": first["call_id"], "result": {"said": both, both: 1}})
+        await caller.post(path, {"call_id": second["call_id"], "error": f"401: {both}"})
+        await decide(caller, await asked(stream, kind="question"), "answer", answer=both)
+        await decide(caller, await asked(stream, kind="tool"), "approve", comment=both)
+        await decide(caller, await asked(stream, kind="tool"), "deny", comment=both)
+        changed = {"code": f"# {OF_RUN}\n'changed'"}
+        await decide(caller, await asked(stream, kind="tool"), "approve", arguments=changed)
+        await stream.rest()
+    history = await assert_history(reaching.database, stream.events[0].data["run_id"])
+    assert history.run["status"] == "succeeded"
+    told = [event.data["result"] for event in history.of("tool_result")]
+    assert len(told) == 6
+    assert all("[redacted]" in result for result in told), told
+    assert "'changed'" in told[-1]
+    # The record of a decision says what the person said; nothing that is made of it does.
+    others = [str(event.data) for event in history.events if event.type != "approval_resolved"]
+    tables = ("messages", "checkpoints", "checkpoint_writes", "effects")
+    for secret in (OF_ORG, OF_RUN):
+        assert_nowhere(
+            secret,
+            database=await everything(reaching.database, only=tables),
+            logs="\n".join(program.log for program in reaching.programs),
+            stream="\n".join(others),
+            model="\n".join(str(request) for request in model.asked(script)),
+        )
 
 
 async def test_the_secrets_of_a_run_come_before_those_of_the_org(
