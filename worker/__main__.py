@@ -138,6 +138,9 @@ async def work(settings: Settings) -> None:
         jobs = Jobs(
             db,
             background(
+                settings=settings,
+                db=db,
+                memory=memory,
                 models=models,
                 windows=windows,
                 vault_of=lambda org_id, run_id: RunVault(db, sealer, org_id, run_id),

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kernel.postgres import Pool
+from kernel.settings import Settings
+from memory.documents.ingest import Ingestion
+from memory.documents.records import JOB
+from memory.port import Memory
 from orchestrator.models.factory import Models
 from orchestrator.tools.tool import Vault
 from orchestrator.window.compaction import Compaction
@@ -11,6 +16,17 @@ from orchestrator.window.windows import COMPACT, Windows
 from worker.jobs import Handler
 
 
-def background(*, models: Models, windows: Windows, vault_of: Callable[[str, str], Vault]) -> dict[str, Handler]:
+def background(
+    *,
+    settings: Settings,
+    db: Pool,
+    memory: Memory,
+    models: Models,
+    windows: Windows,
+    vault_of: Callable[[str, str], Vault],
+) -> dict[str, Handler]:
     """The handlers by the kind of job they do. `vault_of` gives the secrets of an org and one of its runs."""
-    return {COMPACT: Compaction(windows, models, vault_of).do}
+    return {
+        COMPACT: Compaction(windows, models, vault_of).do,
+        JOB: Ingestion.from_settings(settings, db, memory),
+    }
