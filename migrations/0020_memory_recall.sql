@@ -36,7 +36,7 @@ $$;
 -- to end; and the statement is planned anew each time, for these shelves.
 CREATE FUNCTION memory_graph(p_space integer, p_vector halfvec, p_shelves bigint[], p_kinds text[], p_limit integer)
 RETURNS SETOF bigint LANGUAGE plpgsql STABLE ROWS 100
-SET hnsw.ef_search = 160
+SET hnsw.ef_search = 100
 SET hnsw.iterative_scan = 'relaxed_order'
 SET hnsw.max_scan_tuples = 20000
 SET hnsw.scan_mem_multiplier = 4

@@ -136,11 +136,7 @@ async def details(
 
 
 def _weighed(search: Search, values: _Parameters, arms: Sequence[str], *, further: str) -> str:
-    near = [
-        f"CASE WHEN v{sight.space}.memory IS NULL THEN -1 ELSE"
-        f" -(v{sight.space}.embedding <#> (SELECT {values.add(f'vector_{sight.space}', 'text', sight.vector)}::halfvec)) END"
-        for sight in search.sights
-    ]
+    near = [_cosine(sight, values) for sight in search.sights]
     rated = search.rated
     words = f"-(w.impacts <#> (SELECT {_rarities(rated, values)}))" if rated else "0::float8"
     return SQL.weighed.format(
@@ -156,6 +152,15 @@ def _weighed(search: Search, values: _Parameters, arms: Sequence[str], *, furthe
         shelves=values.add("shelves", "bigint[]", list(search.shelves)),
         counts=_counts(search.where, values),
     )
+
+
+def _cosine(sight: Sight, values: _Parameters) -> str:
+    vector = f"(SELECT {_vector(sight, values)})"
+    return f"CASE WHEN v{sight.space}.memory IS NULL THEN -1 ELSE -(v{sight.space}.embedding <#> {vector}) END"
+
+
+def _vector(sight: Sight, values: _Parameters) -> str:
+    return f"{values.add(f'vector_{sight.space}', 'text', sight.vector)}::halfvec"
 
 
 def _rarities(rated: Rated, values: _Parameters) -> str:
@@ -202,7 +207,7 @@ def _near(search: Search, values: _Parameters, depth: int, within: bool) -> list
     inside = _inside(search, values, within)
     arms: list[str] = []
     for sight in search.sights:
-        vector = f"{values.add(f'vector_{sight.space}', 'text', sight.vector)}::halfvec"
+        vector = _vector(sight, values)
         among: list[str] = []
         if search.where.document_ids:
             among.append(

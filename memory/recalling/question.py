@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from memory.words import keys, number, rarity, sparse
 _MOST_LOOKED_UP: Final = 64  # of a long text's terms: more would say what the text is about no better
 _MOST_ASKED: Final = 24
 _ENOUGH: Final = 8  # a long question need not be covered whole: this many of its best terms are full coverage
-_BUDGET: Final = 4000  # memories that one search scores, about; 1 to 2 µs each
+_BUDGET: Final = 2000  # memories that one search scores, about; 1 to 2 µs each
 _MOST_KEYS: Final = 4096  # entries of the index that one search looks up
 
 Shelves = Mapping[int, int]
@@ -50,7 +50,7 @@ class Question:
         present = {key: having[key] for key in best if having.get(key, 0) > 0}
         if not present:
             return None
-        fetched, joined = _leading(present, shelves)
+        fetched, joined = _leading(present, best, shelves)
         return Rated(
             rarities=sparse(sorted((key, best[key]) for key in present)),
             full=full,
@@ -80,7 +80,9 @@ def _strength(term: Term, count: int) -> float:
     return WEIGHT[term.grade] * (1 + math.log(count))
 
 
-def _leading(present: Mapping[int, int], shelves: Shelves) -> tuple[Iterable[int], Sequence[int]]:
+def _leading(
+    present: Mapping[int, int], worth: Mapping[int, float], shelves: Shelves
+) -> tuple[Sequence[int], Sequence[int]]:
     """The terms that lead to candidates each by itself, and two common ones that do so together."""
     visible = sum(shelves.values())
     rarest = sorted(present, key=lambda key: present[key])[: max(1, _MOST_KEYS // max(1, len(shelves)))]
@@ -94,4 +96,7 @@ def _leading(present: Mapping[int, int], shelves: Shelves) -> tuple[Iterable[int
             break
         taken.append(key)
     rest = rarest[len(taken) :]
-    return taken, rest[:2] if len(rest) > 1 else ()
+    # Only what has more of the rest than a rare term is worth can come before what has that.
+    if len(rest) < 2 or sum(worth[key] for key in rest) < worth[taken[0]]:
+        return taken, ()
+    return taken, rest[:2]

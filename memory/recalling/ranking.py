@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from memory.records import Kind, ScopeKind
 from memory.recalling.arms import Candidate
+from memory.records import Kind, ScopeKind
 
 LEAST_WORDS: Final = 0.17
 """The share of a question's words, by rarity, from which on a memory counts as relevant to it."""

@@ -47,7 +47,6 @@ m.ended_at IS NULL AND (m.valid_from IS NULL OR m.valid_from <= now()) AND (m.va
 , m.id, m.text, m.source, m.provenance, m.valid_from, m.document_id, m.page, m.metadata, w.keys
 
 -- name: by_words
--- `found` may be any number of memories where a question has common terms only; of those it takes some.
 (SELECT memory FROM (
     (SELECT memory, impacts FROM memory_words w WHERE keys && {any_of}{inside} LIMIT {most}){joined}
  ) AS found

@@ -42,7 +42,7 @@ MOST_SHELVES: Final = 500
 """Shelves that a recall over a whole org looks at: its largest."""
 
 _SCOPES: Final[tuple[ScopeKind, ...]] = ("org", "user", "agent", "session")
-_DEPTH: Final = 80  # candidates of each arm
+_DEPTH: Final = 60  # candidates of each arm
 _DEEPER: Final = 8  # times as many where most were not valid
 _LOOKED_AT: Final = 30  # of the ranked, for the reranker and for diversity
 _WITH_NEIGHBOURS: Final = 10
