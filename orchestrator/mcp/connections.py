@@ -1,13 +1,15 @@
 """All connections of a worker to MCP servers, and the maker of their tools.
 
 One connection per org, server and credential: nothing of one org ever travels in another's session. How many sessions
-are open at once is bounded, per org and in all; to make room, the one that has been idle the longest is closed.
+are open at once is bounded, per org and in all. An org gets no more than are left free for others, so a few of them
+never fill a worker; to make room, the session that has been idle the longest is closed, of the org that has most.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -197,17 +199,19 @@ class McpConnections:
             ToolFailure: all are in use.
         """
         while True:
-            own = [session for session, org in self._live.items() if org == org_id]
-            if len(own) >= self._most_per_org:
-                held = own
-            elif len(self._live) >= self._most:
-                held = list(self._live)
-            else:
+            held = Counter(self._live.values())
+            free = self._most - len(self._live)
+            at_its_share = held[org_id] >= min(self._most_per_org, max(1, free))
+            if free > 0 and not at_its_share:
                 return
-            idle = [session for session in held if session.usable and not session.busy]
+            idle = [
+                session
+                for session, org in self._live.items()
+                if session.usable and not session.busy and (org == org_id or not at_its_share)
+            ]
             if not idle:
                 raise ToolFailure("This worker has too many MCP servers in use; try again later.", reached=False)
-            await min(idle, key=lambda session: session.used).close()
+            await min(idle, key=lambda session: (-held[self._live[session]], session.used)).close()
 
     def _streams(
         self, definition: McpServer, configured: McpProgram | McpEndpoint | None, headers: dict[str, str]

@@ -309,6 +309,25 @@ async def test_room_is_made_by_closing_the_session_that_was_idle_longest(connect
     assert [is_alive(pid) for pid in pids(diary)] == [False, True, True]
 
 
+async def test_an_org_leaves_as_many_sessions_free_as_it_has(diary: Path) -> None:
+    servers = {name: offer(diary) for name in ("one", "two", "three")}
+    async with connections(servers, most=4, most_per_org=4) as held:
+
+        async def call(server: str, org: str) -> None:
+            client = Client(held, McpServer(type="mcp", name="offer", server=server), org)
+            assert (await client.call("greet", name="Ada")).status == "ok"
+
+        for server in servers:
+            await call(server, "org_a")
+        assert [is_alive(pid) for pid in pids(diary)] == [False, True, True]
+        await call("one", "org_b")
+        await call("one", "org_c")
+        await call("two", "org_a")
+        assert held.open == 4
+        await call("one", "org_d")  # the org that has most gives one up, though it was the last to use one
+        assert [is_alive(pid) for pid in pids(diary)] == [False, True, False, True, True, True]
+
+
 async def test_a_worker_whose_sessions_are_all_busy_says_so(connect: Connect, diary: Path) -> None:
     client = await connect("stdio", options={"most": 1})
     await client.names()
