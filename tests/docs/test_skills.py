@@ -33,13 +33,9 @@ async def test_the_requests_of_the_guide_make_skills_that_a_run_then_opens(stack
     assert [tool["name"] for tool in parcels["tools"]] == ["parcel_status"]
     assert (returns["name"], returns["references"]) == ("returns_desk", {"references/rules.md": "Within 30 days."})
     async with calling(stack.url, key) as caller:
-        opened = Reply(
-            tool_calls=[
-                ToolCall("open_skill", {"name": "parcels", "file": "references/delays.md"}),
-                ToolCall("open_skill", {"name": "returns_desk"}),
-            ]
-        )
-        script = model.script(opened, said("Sorry."))
+        delays = Reply(tool_calls=[ToolCall("open_skill", {"name": "parcels", "file": "references/delays.md"})])
+        desk = Reply(tool_calls=[ToolCall("open_skill", {"name": "returns_desk"})])
+        script = model.script(delays, desk, said("Sorry."))
         run = await caller.run(agent_id=await caller.agent(model=script, tools=[], skills=["parcels", "returns_desk"]))
         texts = [event.data["result"] for event in await caller.events(run["id"]) if event.type == "tool_result"]
     assert texts[0] == parcels["references"]["references/delays.md"]

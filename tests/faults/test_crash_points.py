@@ -43,7 +43,8 @@ async def test_a_run_whose_worker_dies_anywhere_ends_once_and_repeats_no_effect(
     seed = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
     print(f"CRASH_SEED={seed}")  # noqa: T201  # shown when it fails
     histories = await crash(scene, random.Random(seed).sample(await all_crashes(scene), AT_ONCE))
-    assert sum(history.run["epoch"] > 1 for history in histories) > AT_ONCE / 2
+    # Of the owners most have died; of one run two may have, if the second started late.
+    assert sum(history.run["epoch"] - 1 for history in histories) > AT_ONCE / 2
 
 
 @pytest.mark.long
