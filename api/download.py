@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Final
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
 from urllib.parse import quote
 
 import structlog
@@ -16,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from api.intake import Headers
 from api.problems import refuse
 from kernel.errors import StoreUnavailable
-from kernel.files import File, Files
+from kernel.files import File
 from kernel.postgres import UNAVAILABLE
 
 log = structlog.get_logger(__name__)
@@ -27,12 +29,22 @@ _WEAK_ETAG: Final = re.compile(rb'"([!-~]*?)"')
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9 ._()-]")
 
 
+class Holder(Protocol):
+    """What holds the files of something, such as of a session or a document: `kernel.files.Files` says how."""
+
+    async def stat(self, org_id: str, holder_id: str, path: str, /) -> File: ...
+
+    def open(
+        self, org_id: str, holder_id: str, path: str, /, *, start: int = 0, end: int | None = None
+    ) -> AbstractAsyncContextManager[tuple[File, AsyncIterator[bytes]]]: ...
+
+
 class Download:
     """An ASGI application that sends one file. `headers` are the request's."""
 
-    def __init__(self, files: Files, org_id: str, session_id: str, path: str, headers: Headers) -> None:
+    def __init__(self, files: Holder, org_id: str, holder_id: str, path: str, headers: Headers) -> None:
         self._files = files
-        self._where = org_id, session_id, path
+        self._where = org_id, holder_id, path
         self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -24,6 +24,7 @@ from api.intake import (
     check_content_type,
     check_path,
     idempotency_key,
+    is_json,
     parse_body,
     parse_query,
     read_body,
@@ -49,6 +50,7 @@ PATH_SHAPES: Final[Mapping[str, str]] = {
     "skill_id": "skl_[0-9a-f]{32}",
     "approval_id": "apr_[0-9a-f]{32}",
     "memory_id": "mem_[0-9a-f]{32}",
+    "document_id": "doc_[0-9a-f]{32}",
     "version": "[1-9][0-9]{0,8}",
     # Every depth of folders. What is wrong with a path is said by `kernel.file_paths`.
     "file_path": r"[^/\x00]+(/[^/\x00]+)*",
@@ -113,8 +115,8 @@ class Endpoint(Generic[B, Q]):
     `location` is the path of what was made, filled from the answer's body. `replayed` makes the answer of a
     repeated request from the stored body where that alone won't do. `stream` opens a stream, at once or if asked
     for, and is what a stream token is good for; `seconds` limits everything else.
-    `raw`: the handler takes the body as it comes in, of any type and length, and sees to its limits. `request_headers`
-    are named in the document.
+    `raw`: the handler takes the body as it comes in, of any type and length, and sees to its limits; where there is a
+    `body` too, JSON is read as that. `request_headers` are named in the document.
     """
 
     method: Method
@@ -193,7 +195,7 @@ class Edge:
                     raise NotFound(f"There is no {kind} {value[:100]!r}.", field=name)
         query = parse_query(endpoint.query, scope["query_string"]) if scope["query_string"] else endpoint.query()
         raw, body = b"", None
-        if endpoint.body is not None:
+        if endpoint.body is not None and (not endpoint.raw or is_json(headers)):
             check_content_type(headers)
             raw = await read_body(receive, headers, self.max_body_bytes)
             body = parse_body(endpoint.body, raw if raw or endpoint.body_required else b"{}")

@@ -7,18 +7,17 @@ whole. Both may take as long as they need while something moves.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any
 
 from pydantic import AwareDatetime, Field
-from starlette.types import Receive
 
 from api.download import Download, etags
 from api.endpoint import Answer, Call, Endpoint, NoQuery
-from api.intake import Headers, discard
+from api.intake import discard
 from api.paging import PageQuery, page, read_cursor
-from api.problems import Refusal, invalid, refuse
+from api.problems import invalid, refuse
+from api.uploads import CLOSE, UPLOAD_SECONDS, Incoming, content_type_in, too_slow
 from api.values import View
 from kernel.errors import CallerError, NotFound
 from kernel.file_paths import MAX_BYTES, checked_prefix
@@ -26,12 +25,6 @@ from kernel.file_quotas import FileTooLarge, NoRoom
 from kernel.files import ABSENT, Author, File, FileChanged, Files
 from kernel.postgres import Pool
 from kernel.sessions import get_session
-
-_IDLE_SECONDS: Final = 20.0
-_UPLOAD_SECONDS: Final = 1_800.0
-_CLOSE: Final = ((b"connection", b"close"),)
-_CONTENT_TYPE_BYTES: Final = 200
-_CONTENT_TYPE: Final = re.compile(rb"[!#$&^_.+a-zA-Z0-9-]{1,80}/[!#$&^_.+a-zA-Z0-9-]{1,80}(?: *;[ -~]{0,100})?")
 
 
 class FilesQuery(PageQuery):
@@ -139,9 +132,9 @@ class SessionFiles:
     async def upload(self, call: Call[None, NoQuery]) -> Answer:
         session_id, path = call.path["session_id"], call.path["file_path"]
         announced = call.headers.get(b"content-length", b"")
-        content_type = _content_type(call.headers)
-        body = _Incoming(call.receive)
-        clock = asyncio.timeout(_UPLOAD_SECONDS)
+        content_type = content_type_in(call.headers)
+        body = Incoming(call.receive)
+        clock = asyncio.timeout(UPLOAD_SECONDS)
         try:
             async with clock:
                 file = await self._files.write(
@@ -156,14 +149,14 @@ class SessionFiles:
                 )
         except TimeoutError:
             if clock.expired():
-                raise _too_slow() from None
+                raise too_slow() from None
             raise  # Postgres did not answer
         except CallerError as error:
             # A client that waits for leave to send has not sent anything.
             if not body.ended and b"expect" not in call.headers:
                 await discard(call.receive)
             if isinstance(error, FileTooLarge | NoRoom):
-                raise refuse(413, error.code, error.message, suggestions=error.suggestions, headers=_CLOSE) from None
+                raise refuse(413, error.code, error.message, suggestions=error.suggestions, headers=CLOSE) from None
             raise
         return Answer(_shown(file), 201 if file.created_at == file.updated_at else 200, (_etag(file),))
 
@@ -195,43 +188,6 @@ class SessionFiles:
                 f"The file {there.path!r} is another version.", suggestions=("read it again and decide anew",)
             )
         return there.etag
-
-
-class _Incoming:
-    """The body as it comes in. `ended` says whether there is anything more to come."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self.ended = False
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        while not self.ended:
-            try:
-                async with asyncio.timeout(_IDLE_SECONDS):
-                    message = await self._receive()
-            except TimeoutError:
-                raise _too_slow() from None
-            self.ended = not message.get("more_body", False)
-            if message["type"] == "http.disconnect":
-                raise refuse(400, "incomplete_body", "The body broke off.")
-            if piece := message.get("body", b""):
-                yield piece
-
-
-def _too_slow() -> Refusal:
-    return refuse(408, "body_too_slow", "The body did not arrive in time.", headers=_CLOSE)
-
-
-def _content_type(headers: Headers) -> str | None:
-    given = headers.get(b"content-type")
-    if given is None:
-        return None
-    given = given.strip()
-    if len(given) > _CONTENT_TYPE_BYTES or _CONTENT_TYPE.fullmatch(given) is None:
-        raise invalid(
-            ("Content-Type", f"must be a media type such as text/csv, of at most {_CONTENT_TYPE_BYTES} characters")
-        )
-    return given.decode()
 
 
 def _etag(file: File) -> tuple[bytes, bytes]:

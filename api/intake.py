@@ -47,6 +47,11 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
         ) from None
 
 
+def is_json(headers: Headers) -> bool:
+    """Whether the body is said to be JSON."""
+    return _JSON_TYPE.fullmatch(headers.get(b"content-type", b"").strip()) is not None
+
+
 def check_content_type(headers: Headers) -> None:
     """Refuses what is not JSON. A body without a type is taken for JSON."""
     given = headers.get(b"content-type")

@@ -191,7 +191,8 @@ def _operation(endpoint: Endpoint[Any, Any], schemas: _Schemas) -> dict[str, Any
             "content": {"application/json": {"schema": schemas.incoming(endpoint.body)}},
         }
     if endpoint.raw:
-        operation["requestBody"] = {"required": True, "content": {"application/octet-stream": _BYTES}}
+        parsed = operation.get("requestBody", {}).get("content", {})
+        operation["requestBody"] = {"required": True, "content": {**parsed, "application/octet-stream": _BYTES}}
     if endpoint.scope is not None:
         bearer = {"bearer": [endpoint.scope]}
         operation["security"] = [bearer] if endpoint.own_auth is None else [bearer, {"streamToken": []}]
