@@ -20,6 +20,7 @@ from api.agents import Agents
 from api.approvals import Approvals
 from api.auth import Authenticator
 from api.docs import Docs
+from api.documents import KnowledgeBase
 from api.endpoint import Edge
 from api.events import Events
 from api.files import SessionFiles
@@ -44,6 +45,7 @@ from kernel.postgres import close_pool, open_pool
 from kernel.sealing import Sealer
 from kernel.settings import Settings
 from kernel.tasks import end
+from memory.documents.store import Documents
 
 log = structlog.get_logger(__name__)
 
@@ -148,6 +150,7 @@ class App:
             *Secrets(db, sealer).endpoints(),
             *Sources(db).endpoints(),
             *Memories(memories).endpoints(),
+            *KnowledgeBase(Documents.from_settings(settings, db), memories, closing=lambda: hub.closing).endpoints(),
             *Health(db, redis).endpoints(),
             *Metrics(db, self._registry, streams=lambda: hub.viewers).endpoints(),
         ]

@@ -22,6 +22,7 @@ _TAGS: Final = (
     ("runs", "One execution of an agent on a session's input."),
     ("sessions", "Conversations. Each owns one ordered event log."),
     ("files", "What lies in the workspace of a session."),
+    ("documents", "The knowledge base: what is uploaded for agents to know."),
     ("agents", "Versioned configurations. A run keeps the version it started with."),
     ("health", "Whether it works, and how well."),
 )

@@ -114,3 +114,12 @@ UPDATE memories m SET place = g.place, page = g.page, source = g.source, updated
 FROM unnest($3::text[], $4::integer[], $5::integer[], $6::text[]) AS g (id, place, page, source)
 WHERE m.id = g.id AND m.org_id = $1 AND m.document_id = $2
 RETURNING m.id
+
+-- name: passages
+-- Of document $2, after place $3, at most $4. Those of a version that is being taken in are among them.
+SELECT id, text, context, place, page, source, created_at FROM memories
+WHERE document_id = $2 AND org_id = $1 AND ended_at IS NULL AND place > $3
+ORDER BY place LIMIT $4
+
+-- name: of_user
+SELECT id FROM documents WHERE org_id = $1 AND scope = 'user' AND owner = $2 AND status <> 'deleting'

@@ -76,6 +76,19 @@ class Document:
         return self.status in ("ready", "failed")
 
 
+@dataclass(frozen=True, slots=True)
+class StoredPassage:
+    """A passage as it is kept: `id` is that of the memory, `place` counts from 0 within the document."""
+
+    id: str
+    text: str
+    context: str | None
+    place: int
+    page: int | None
+    source: str | None
+    created_at: datetime
+
+
 def scope_of(org_id: str, kind: str, owner: str | None) -> Scope:
     """Who keeps the passages of a document of this scope."""
     return Scope(

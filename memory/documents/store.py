@@ -6,6 +6,7 @@ that files of sessions use, under random keys; see `kernel.files` for how rows a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -27,7 +28,7 @@ from kernel.postgres import UNAVAILABLE, Connection, Pool
 from kernel.settings import Settings
 from kernel.sql import statements
 from memory.documents.formats import LOOK, MEDIA_TYPES, Format, charset_of, format_of
-from memory.documents.records import ATTEMPTS, JOB, Document, DocumentLimits, Place, Status
+from memory.documents.records import ATTEMPTS, JOB, Document, DocumentLimits, Place, Status, StoredPassage
 from memory.documents.refusals import DocumentRefused
 from memory.records import Scope, ScopeKind
 
@@ -35,6 +36,7 @@ SQL = statements(__package__, "documents.sql")
 log = structlog.get_logger(__name__)
 
 _LOOKS: Final = 5
+_Passages = list[StoredPassage]
 _Shown = list[Document]  # `list` is a method below
 
 
@@ -92,7 +94,7 @@ class Documents:
         announced: int | None = None,
         document_id: str | None = None,
     ) -> tuple[Document, bool]:
-        """Takes a document, or a new version of the one that has this place already; whether it is a new one.
+        """Takes a document, or a new version of the one that has this place already; whether anything changed.
 
         The same bytes once more change nothing, unless they could not be read.
 
@@ -123,14 +125,13 @@ class Documents:
         stored = await self._store(place.org_id, name, media_type, _whole(data) if isinstance(data, bytes) else data)
         try:
             async with self._db.acquire() as connection, connection.transaction():
-                found, new = await self._commit(connection, place, stored, user_id, metadata, document_id)
+                found, changed = await self._commit(connection, place, stored, user_id, metadata, document_id)
         except BaseException:
             await self._discard(stored.blob)
             raise
-        if not new and found is None:
+        if not changed:
             await self._discard(stored.blob)
-        document = await self.get(Scope(place.org_id), found or await self._id_of(place, document_id), everyone=True)
-        return document, new
+        return await self.get(Scope(place.org_id), found, everyone=True), changed
 
     async def get(self, scope: Scope, document_id: str, *, everyone: bool = False) -> Document:
         """A document that the asker may see.
@@ -154,6 +155,19 @@ class Documents:
     ) -> list[Document]:
         """Those that the asker may see, the newest first, from the one before id `before` on."""
         return await self._shown(scope, everyone, None, before, limit, kind)
+
+    async def passages(self, org_id: str, document_id: str, *, after: int = -1, limit: int = 50) -> _Passages:
+        """Its passages in reading order, those after place `after`, as Longhaul's own memory keeps them."""
+        rows = await self._db.fetch(SQL.passages, org_id, document_id, after, limit)
+        return [StoredPassage(**row) for row in rows]
+
+    async def delete_of_user(self, org_id: str, user_id: str) -> int:
+        """Deletes all documents of one user; how many there were."""
+        found = [row["id"] for row in await self._db.fetch(SQL.of_user, org_id, user_id)]
+        for document_id in found:
+            with contextlib.suppress(NotFound):
+                await self.delete(org_id, document_id)
+        return len(found)
 
     async def delete(self, org_id: str, document_id: str) -> None:
         """Nobody sees it from here on. A job removes what it consists of; passages may be removed at once besides.
@@ -238,8 +252,8 @@ class Documents:
         user_id: str | None,
         metadata: Mapping[str, Any] | None,
         document_id: str | None,
-    ) -> tuple[str | None, bool]:
-        """The document's id, None if nothing changes; and whether it is a new one."""
+    ) -> tuple[str, bool]:
+        """The document's id, and whether anything changes."""
         org_id = place.org_id
         await db.execute(SQL.lock, org_id)
         found = document_id or await db.fetchval(SQL.find, org_id, place.scope, place.owner or "", place.name)
@@ -254,7 +268,7 @@ class Documents:
                 and before.media_type == stored.media_type
                 and (before.status != "failed" and (metadata is None or metadata == before.metadata))
             ):
-                return None, False
+                return before.id, False
         await self._check_room(db, org_id, before, stored.size)
         if not await db.fetchval(SQL.claim_blob, stored.blob):
             raise StoreUnavailable("The upload took too long.", suggestions=("upload it again",))
@@ -270,7 +284,7 @@ class Documents:
         about = (stored.format, stored.media_type, stored.size, stored.sha256, stored.blob, stored.charset)
         await db.execute(SQL.add_version, org_id, found, version, *about)
         await self._order(db, org_id, str(found))
-        return str(found), before is None
+        return str(found), True
 
     async def _check_room(self, db: Connection, org_id: str, before: Document | None, size: int) -> None:
         usage = await db.fetchrow(SQL.usage, org_id)
@@ -284,13 +298,6 @@ class Documents:
     async def _order(self, db: Connection, org_id: str, document_id: str) -> None:
         await add_job(db, JOB, document_id, org_id=org_id, attempts=ATTEMPTS)
         await db.execute(SQL.hasten, document_id)
-
-    async def _id_of(self, place: Place, document_id: str | None) -> str:
-        where = (place.org_id, place.scope, place.owner or "", place.name)
-        found = document_id or await self._db.fetchval(SQL.find, *where)
-        if found is None:
-            raise no_document(place.name)
-        return str(found)
 
     async def _shown(
         self,
