@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from kernel.errors import Conflict
-from kernel.jobs import add_job
+from kernel.jobs import Job
 from kernel.postgres import STORE_ERRORS, Pool
 from memory import reading, writing
 from memory.checks import checked, checked_change
@@ -28,13 +28,11 @@ from memory.recalling import Recaller
 from memory.records import MAX_BATCH, Changes, Filter, Kind, MemoryItem, NewMemory, RecalledItem, Scope
 from memory.rerankers.port import Reranker
 from memory.spaces import Space, Spaces
+from memory.upkeep import Upkeep, ask_for_upkeep
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-UPKEEP: Final = "memory_upkeep"
-"""The kind of job that tidies up after writes (`upkeep.py`)."""
 
 _MANY: Final = 500  # memories written at once, after which upkeep need not wait for its minute
 _EACH: Final = 0.01  # seconds of patience for each memory of a batch
@@ -62,6 +60,7 @@ class PostgresMemory:
         reranker: Reranker | None = None,
     ) -> None:
         self._pool = pool
+        self._embedder = embedder
         self._patience = patience
         self._indexer = Indexer(embedder)
         self._spaces = Spaces(pool, embedder)
@@ -91,7 +90,7 @@ class PostgresMemory:
                 indexed, lambda space: writing.write(self._pool, scope, kept, indexed, space, timeout=patience)
             )
         if len(kept) >= _MANY:
-            await self._ask_for_upkeep()
+            await self._tidy_soon()
         by_name = dict(zip(named, items, strict=True))
         return [by_name[name] for name in writing.names(new)]
 
@@ -165,6 +164,10 @@ class PostgresMemory:
             await self._pool.execute(writing.SQL.unshelve, org_id, user_id)
         return gone
 
+    def background(self) -> dict[str, Callable[[Job], Awaitable[bool | None]]]:
+        """What workers do for it in the background, by kind of job; see `ask_for_upkeep`."""
+        return Upkeep(self._pool, self._embedder, self._spaces).handlers()
+
     async def _forget_all(self, statement: str, org_id: str, of: str) -> int:
         """Batch by batch: each is a transaction, and what is gone stays gone if the next one fails."""
         gone = 0
@@ -186,9 +189,9 @@ class PostgresMemory:
             self._spaces.forget()
             return await write(await self._spaces.own(indexed.dimensions))
 
-    async def _ask_for_upkeep(self) -> None:
+    async def _tidy_soon(self) -> None:
         try:
-            await add_job(self._pool, UPKEEP, "memory", attempts=3)
+            await ask_for_upkeep(self._pool)
         except STORE_ERRORS as error:
             log.info("upkeep_not_asked_for", reason=repr(error), effect="done within a minute anyway")
 

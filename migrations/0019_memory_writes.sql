@@ -15,7 +15,12 @@ ALTER TABLE memory_totals SET (fillfactor = 20);
 ALTER TABLE memory_terms SET (fillfactor = 60);
 
 -- All memories up to this number have words, and a vector in this space, unless they are over.
-ALTER TABLE memory_spaces ADD COLUMN filled_to bigint NOT NULL DEFAULT 0 CHECK (filled_to >= 0);
+ALTER TABLE memory_spaces
+    ADD COLUMN filled_to bigint NOT NULL DEFAULT 0 CHECK (filled_to >= 0),
+    ADD COLUMN retired_at timestamptz;
+
+-- Walked through in search of those whose session is gone.
+CREATE INDEX memory_shelves_of_sessions ON memory_shelves (id) WHERE scope = 'session';
 
 -- Shelves of an org, in the order asked for, locked; they are made where they are not there. Everybody asks in one order.
 CREATE FUNCTION memory_shelve(p_org text, p_scopes text[], p_owners text[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
@@ -277,5 +282,18 @@ BEGIN
         PERFORM memory_space_create(v_space, p_dimensions);
     END IF;
     RETURN v_space;
+END
+$$;
+
+-- The space is full: it serves, and all others are retired. Whether it does.
+CREATE FUNCTION memory_space_serve(p_space integer) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1280659789);
+    IF NOT EXISTS (SELECT FROM memory_spaces WHERE id = p_space AND state <> 'retired') THEN
+        RETURN false;
+    END IF;
+    UPDATE memory_spaces SET state = 'retired', retired_at = now() WHERE state <> 'retired' AND id <> p_space;
+    UPDATE memory_spaces SET state = 'serving', served_at = now() WHERE id = p_space AND state = 'filling';
+    RETURN true;
 END
 $$;

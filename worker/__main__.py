@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 import uvloop
@@ -29,6 +30,8 @@ from kernel.prices import Prices
 from kernel.sealing import Sealer
 from kernel.settings import Settings, load_settings
 from memory.host import MemoryHost, open_memory
+from memory.store import PostgresMemory
+from memory.upkeep import ask_for_upkeep
 from orchestrator.bus import EventBus, TellingPublisher
 from orchestrator.egress import EgressClient
 from orchestrator.engine import Engine
@@ -135,6 +138,7 @@ async def work(settings: Settings) -> None:
         )
         files = Files.from_settings(settings, db) if settings.files_url else None
         retention = Retention(db, Policies.from_settings(settings), files=files)
+        regular = [partial(ask_for_upkeep, db)] if isinstance(memory, PostgresMemory) else []
         jobs = Jobs(
             db,
             background(
@@ -156,7 +160,7 @@ async def work(settings: Settings) -> None:
             charging = tasks.create_task(charges.run(), name="charges")
             listening = [
                 tasks.create_task(Doorbell(waiting, executor).run(), name="doorbell"),
-                tasks.create_task(Chores(redis, executor, retention).run(), name="chores"),
+                tasks.create_task(Chores(redis, executor, retention, regular).run(), name="chores"),
                 tasks.create_task(jobs.run(), name="jobs"),
             ]
             heartbeat.start()

@@ -9,6 +9,7 @@ from kernel.settings import Settings
 from memory.documents.ingest import Ingestion
 from memory.documents.records import JOB
 from memory.port import Memory
+from memory.store import PostgresMemory
 from orchestrator.models.factory import Models
 from orchestrator.tools.tool import Vault
 from orchestrator.window.compaction import Compaction
@@ -27,6 +28,7 @@ def background(
 ) -> dict[str, Handler]:
     """The handlers by the kind of job they do. `vault_of` gives the secrets of an org and one of its runs."""
     return {
+        **(memory.background() if isinstance(memory, PostgresMemory) else {}),
         COMPACT: Compaction(windows, models, vault_of).do,
         JOB: Ingestion.from_settings(settings, db, memory),
     }

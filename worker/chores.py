@@ -6,6 +6,7 @@ It never carries a run. Should it die, it is started again, and running runs don
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -25,12 +26,23 @@ log = structlog.get_logger(__name__)
 
 
 class Chores:
-    """`run()` is its task; it ends when cancelled."""
+    """`run()` is its task; it ends when cancelled.
 
-    def __init__(self, redis: Redis, executor: Executor, retention: Retention) -> None:
+    Args:
+        each_minute: called each minute by one of all workers, such as to add a job.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        executor: Executor,
+        retention: Retention,
+        each_minute: Sequence[Callable[[], Awaitable[object]]] = (),
+    ) -> None:
         self._redis = redis
         self._executor = executor
         self._retention = retention
+        self._each_minute = each_minute
 
     async def run(self) -> None:
         pause = 0.5
@@ -49,7 +61,10 @@ class Chores:
     def _arq_worker(self) -> Worker:
         return Worker(
             functions=[func(self._wake, name=WAKE_JOB, keep_result=0, max_tries=1)],
-            cron_jobs=[cron(self._tidy, name="tidy", second=17, keep_result=0, timeout=60, max_tries=1)],
+            cron_jobs=[
+                cron(self._tidy, name="tidy", second=17, keep_result=0, timeout=60, max_tries=1),
+                cron(self._minute, name="minute", second=43, keep_result=0, timeout=30, max_tries=1),
+            ],
             queue_name=QUEUE_KEY,
             redis_pool=ArqRedis(
                 connection_pool=self._redis.connection_pool,
@@ -76,3 +91,10 @@ class Chores:
             await self._retention.run()
         except STORE_ERRORS as error:
             log.warning("tidy_failed", error=repr(error), effect="tried again in a minute")
+
+    async def _minute(self, ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
+        for call in self._each_minute:
+            try:
+                await call()
+            except STORE_ERRORS as error:
+                log.warning("chore_failed", error=repr(error), effect="tried again in a minute")

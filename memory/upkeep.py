@@ -1,0 +1,182 @@
+"""Upkeep of memories: what can be done some time after a write, by one worker at a time.
+
+- Memories without words or vector are given them (`filling.py`); a new space is filled, and then serves.
+- Vectors of large shelves are moved into the graph, some at a time: a write pays nothing for the graph, and a search
+  reads from end to end only what is not in it yet. Shelves that have shrunk stay there.
+- Memories of sessions that are gone are removed.
+- Tables of retired spaces are dropped, once no process can write to them any more.
+- Jobs that ended long ago are forgotten.
+
+Each of these goes on where it stopped, and may stop anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import asyncpg
+import structlog
+
+from kernel.jobs import Job, add_job, forget_jobs, requeue_job, say_progress
+from kernel.postgres import Pool
+from kernel.sql import statements
+from memory.embedders.port import Embedder
+from memory.errors import EmbedderUnavailable
+from memory.filling import Filler
+from memory.spaces import Space, Spaces
+
+SQL = statements(__package__, "upkeep.sql")
+log = structlog.get_logger(__name__)
+
+UPKEEP: Final = "memory_upkeep"
+FILL: Final = "memory_fill"
+
+_FILL_ATTEMPTS: Final = 50
+_REMOVED_AT_ONCE: Final = 1000
+_SHELVES_AT_ONCE: Final = 2000
+_SHELVES_A_PASS: Final = 20_000
+_JOBS_KEPT: Final = 7 * 86400.0  # seconds
+_LOCK_TIMEOUT: Final = "2s"
+
+
+async def ask_for_upkeep(db: Pool) -> None:
+    """Has a worker make a pass. One that waits already, or is under way, is enough."""
+    await add_job(db, UPKEEP, "memory", attempts=3)
+
+
+class Upkeep:
+    """What the background jobs of memory do.
+
+    Args:
+        spaces: as those who write memories know them.
+        large: memories from which on a shelf is searched through the graph.
+        step: vectors that are moved into the graph in one transaction; each takes a millisecond or two.
+        seconds: that one pass spends on the graph; the next pass goes on.
+        rest: how long to rest after each step, in steps.
+        grace: seconds from a space's retirement to the end of its table; more than any process trusts what it knows.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        embedder: Embedder,
+        spaces: Spaces,
+        *,
+        filler: Filler | None = None,
+        large: int = 10_000,
+        step: int = 200,
+        seconds: float = 45.0,
+        rest: float = 0.25,
+        grace: float = 120.0,
+    ) -> None:
+        self._pool = pool
+        self._embedder = embedder
+        self._spaces = spaces
+        self._filler = filler or Filler(pool, embedder)
+        self._large = large
+        self._step = step
+        self._seconds = seconds
+        self._rest = rest
+        self._grace = grace
+        self._walked = 0  # the last shelf of a session that was looked at
+
+    def handlers(self) -> dict[str, Callable[[Job], Awaitable[bool | None]]]:
+        """By kind of job."""
+        return {UPKEEP: self.run, FILL: self.fill}
+
+    async def run(self, job: Job | None = None) -> None:
+        """One pass over everything; errors of Postgres are the caller's."""
+        await forget_jobs(self._pool, after=_JOBS_KEPT, limit=_REMOVED_AT_ONCE)
+        await self._clear_sessions()
+        await self._drop_tables()
+        self._spaces.forget()
+        try:
+            own = await self._own()
+            if own is not None and own.state == "filling":
+                await add_job(self._pool, FILL, str(own.id), attempts=_FILL_ATTEMPTS)
+            elif own is not None:
+                while await self._filler.fill(own):
+                    pass
+        except EmbedderUnavailable as error:
+            log.warning("memories_not_filled_in", reason=error.message, effect="tried again in a minute")
+        until = time.monotonic() + self._seconds
+        for space in await self._spaces.known():
+            await self.into_graph(space, until=until)
+
+    async def fill(self, job: Job) -> bool | None:
+        """Fills a space and lets it serve. A worker of another model leaves it to those that have this one."""
+        self._spaces.forget()
+        space = next((one for one in await self._spaces.known() if str(one.id) == job.key), None)
+        if space is None or space.state != "filling":
+            return None
+        if not self._is_own(space):
+            await requeue_job(self._pool, job, None, delay=30.0, free=True)
+            return True
+        while await self._filler.fill(space):
+            # Else a search of the new space would read it from end to end.
+            await self.into_graph(space)
+            done, last = await self._filler.progress(space)
+            progress = {"space": space.id, "model": space.model, "filled_to": done, "last": last}
+            await say_progress(self._pool, job, progress)
+        await self.into_graph(space)
+        await self._filler.serve(space)
+        self._spaces.forget()
+        return None
+
+    async def into_graph(self, space: Space, *, until: float | None = None) -> int:
+        """Moves vectors of large shelves into the graph of a space; how many. `until` of the monotonic clock."""
+        moved = 0
+        statement = SQL.to_graph.format(table=space.table)
+        for row in await self._pool.fetch(SQL.large_shelves, self._large):
+            while until is None or time.monotonic() < until:
+                begun = time.monotonic()
+                step = int((await self._pool.execute(statement, row["id"], self._step)).split()[-1])
+                moved += step
+                if step < self._step:
+                    break
+                await asyncio.sleep(self._rest * (time.monotonic() - begun))
+        if moved:
+            log.info("vectors_in_graph", space=space.id, moved=moved)
+        return moved
+
+    async def _own(self) -> Space | None:
+        """The space of this process' model; made, if there are memories that want one."""
+        dimensions = self._embedder.dimensions
+        if not dimensions:
+            named = [space for space in await self._spaces.known() if space.model == self._embedder.model]
+            if named:
+                return named[-1]
+        if not await self._pool.fetchval(SQL.any_memories):
+            return None
+        if not dimensions:
+            [vector] = await self._embedder.embed(["memory"])
+            dimensions = len(vector)
+        return await self._spaces.own(dimensions)
+
+    def _is_own(self, space: Space) -> bool:
+        return space.model == self._embedder.model and self._embedder.dimensions in (0, space.dimensions)
+
+    async def _clear_sessions(self) -> None:
+        for _ in range(_SHELVES_A_PASS // _SHELVES_AT_ONCE):
+            found = await self._pool.fetchrow(SQL.walk_sessions, self._walked, _SHELVES_AT_ONCE)
+            assert found is not None
+            for shelf in found["gone"]:
+                while await self._pool.fetchval(SQL.clear_shelf, shelf, _REMOVED_AT_ONCE):
+                    pass
+                await self._pool.fetchval(SQL.unshelve, shelf)
+            self._walked = found["last"]
+            if not self._walked:  # past the last one: the next pass begins anew
+                return
+
+    async def _drop_tables(self) -> None:
+        for row in await self._pool.fetch(SQL.retired_tables, self._grace):
+            try:
+                async with self._pool.acquire() as connection, connection.transaction():
+                    await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+                    await connection.execute(f"DROP TABLE IF EXISTS {row['name']}")
+                log.info("space_dropped", table=row["name"])
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                log.info("space_not_dropped", table=row["name"], effect="tried again in a minute")
