@@ -36,7 +36,7 @@ async def test_the_memory_in_the_process_conforms(check: Check, org: str, anothe
 class Leaking(InMemory):
     """Recalls for everybody what is anybody's."""
 
-    async def recall(self, scope: Scope, query: str, **options: object) -> list[RecalledItem]:  # type: ignore[override]
+    async def recall(self, scope: Scope, query: str, **options: object) -> list[RecalledItem]:
         return await super().recall(scope, query, limit=50, everyone=True)
 
 
