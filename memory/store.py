@@ -21,6 +21,7 @@ from kernel.postgres import STORE_ERRORS, Pool
 from memory import reading, writing
 from memory.checks import checked, checked_change
 from memory.embedders.port import Embedder
+from memory.errors import EmbedderUnavailable, MemoryUnavailable
 from memory.indexing import Indexed, Indexer
 from memory.patience import in_time
 from memory.port import ALL
@@ -184,10 +185,18 @@ class PostgresMemory:
         if indexed is None:
             return await write(None)
         try:
-            return await write(await self._spaces.own(indexed.dimensions))
+            return await write(await self._own(indexed))
         except asyncpg.UndefinedTableError:
             self._spaces.forget()
-            return await write(await self._spaces.own(indexed.dimensions))
+            return await write(await self._own(indexed))
+
+    async def _own(self, indexed: Indexed) -> Space | None:
+        try:
+            return await self._spaces.own(indexed.dimensions)
+        except EmbedderUnavailable as error:
+            raise MemoryUnavailable(
+                f"nothing was remembered: {error.message}", suggestions=error.suggestions
+            ) from error
 
     async def _tidy_soon(self) -> None:
         try:
