@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from memory.embedders import choose_embedder
+from memory.embedders import choose_embedder, previous_embedders
 from memory.host import MemoryHost
+from memory.rerankers import choose_reranker
 from memory.store import PostgresMemory
 
 
 @asynccontextmanager
 async def postgres_memory(host: MemoryHost) -> AsyncIterator[PostgresMemory]:
-    """`PostgresMemory` with the embedder that the settings name.
+    """`PostgresMemory` with the embedders and the reranker that the settings name.
 
     Raises:
         BadSettings: they name none that there is.
     """
-    # A local model's files are looked at, which may block.
-    embedder = await asyncio.to_thread(choose_embedder, host.settings)
-    try:
-        yield PostgresMemory(host.db, embedder)
-    finally:
-        await embedder.aclose()
+    async with AsyncExitStack() as stack:
+        # A local model's files are looked at, which may block.
+        embedder = await asyncio.to_thread(choose_embedder, host.settings)
+        stack.push_async_callback(embedder.aclose)
+        previous = await asyncio.to_thread(previous_embedders, host.settings)
+        for one in previous.values():
+            stack.push_async_callback(one.aclose)
+        reranker = choose_reranker(host.settings)
+        if reranker is not None:
+            stack.push_async_callback(reranker.aclose)
+        yield PostgresMemory(host.db, embedder, previous=previous, reranker=reranker)
