@@ -15,8 +15,9 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import asyncpg
 
@@ -53,13 +54,19 @@ _OPTIONS = {
 
 
 class EmbeddedPostgres:
-    """One Postgres server on `data/postgres`. `url` stays the same over restarts, also on another day."""
+    """One Postgres server on `data/postgres`. `url` stays the same over restarts, also on another day.
+
+    `options` are settings of the server that differ from ours.
+    """
 
     name = "postgres"
 
-    def __init__(self, data: DataDirectory, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, data: DataDirectory, say: Callable[[str], None], options: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._data = data
         self._say = say
+        self._options = options
         self._cluster = data.path / "postgres"
         self._child: Child | None = None
         self._sockets = self._cluster
@@ -107,7 +114,7 @@ class EmbeddedPostgres:
         # The port only names the socket's file; it is said because PGPORT in the environment would win.
         self._url = f"postgresql://longhaul@/longhaul?host={sockets}&port=5432"
         quoted = '"' + str(sockets).replace('"', '""') + '"'
-        options = _OPTIONS | {"unix_socket_directories": quoted, "port": "5432"}
+        options = {**_OPTIONS, **self._options} | {"unix_socket_directories": quoted, "port": "5432"}
         flags = [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
         argv = (str(programs / "postgres"), "-D", str(self._cluster), *flags)
         try:

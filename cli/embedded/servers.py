@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from cli.embedded.directory import DataDirectory
@@ -22,13 +22,20 @@ class EmbeddedServers:
     """`async with EmbeddedServers(Path("data")) as servers: connect(servers.database_url)`
 
     The same addresses come back after stop() and start(), of both or of `postgres` and `redis` singly;
-    committed rows are there again, what was in Redis is not. `say` is told of anything that takes long.
+    committed rows are there again, what was in Redis is not. `say` is told of anything that takes long. `options` are
+    settings of Postgres that differ from ours, such as `{"shared_buffers": "1GB"}`.
     """
 
-    def __init__(self, data_dir: Path, *, say: Callable[[str], None] = _silence) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        say: Callable[[str], None] = _silence,
+        options: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._data = DataDirectory(data_dir.resolve())
         self._lock = DirectoryLock(self._data.path)
-        self.postgres = EmbeddedPostgres(self._data, say)
+        self.postgres = EmbeddedPostgres(self._data, say, options)
         self.redis = EmbeddedRedis(self._data)
 
     @property
