@@ -50,10 +50,13 @@ class ModelChoice(Definition):
 
 
 class MemoryConfig(Definition):
-    """What is recalled before the first step."""
+    """What is recalled before the first step, and whether a conversation is read for memories after its turns."""
 
     recall: bool = True
     limit: int = Field(default=5, ge=1, le=20)
+    extract: bool | None = Field(
+        default=None, description="whether a model looks for memories in each turn; null: as the deployment has it"
+    )
 
 
 class ContextConfig(Definition):
@@ -203,6 +206,7 @@ def stored(config: AgentConfig) -> dict[str, Any]:
     document = config.model_dump()
     _trim(document["limits"], _LATER_LIMITS)
     _trim(document, {"context": ContextConfig().model_dump()})
+    _trim(document["memory"], {"extract": None})
     _trim_actor(document)
     return document
 

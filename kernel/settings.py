@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     rerank_api_key: SecretStr = SecretStr("")
     rerank_model: str = ""
 
+    # memories that a model finds in conversations
+    extract: bool = Field(False, description="whether to look for them, of agents that do not say")
+    extraction_model: str = Field("", max_length=200, description="at the model endpoint; else each agent's own model")
+
     # the HTTP edge
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("LONGHAUL_PORT", "PORT"))

@@ -36,7 +36,7 @@ async def test_an_org_starts_with_an_assistant(client: httpx.AsyncClient) -> Non
     assert agent["version"] == 1
     assert agent["tools"] == ["python", "http_fetch", "remember", "recall"]
     assert agent["limits"] == LIMITS
-    assert agent["memory"] == {"recall": True, "limit": 5}
+    assert agent["memory"] == {"recall": True, "limit": 5, "extract": None}
 
 
 async def test_an_org_is_made_once_however_many_ask_for_it(database: Pool, org: str) -> None:
@@ -53,7 +53,7 @@ async def test_an_agent_is_given_back_as_it_was_made(client: httpx.AsyncClient) 
         "model": {"name": "big", "temperature": 0.5, "max_tokens": 1000},
         "tools": ["http_fetch"],
         "sub_agents": [{"name": "reader", "description": "reads", "instructions": "Read.", "tools": []}],
-        "memory": {"recall": False, "limit": 3},
+        "memory": {"recall": False, "limit": 3, "extract": True},
         "limits": {**LIMITS, "max_steps": 5},
     }
     answer = await client.post("/v1/agents", json=config)
