@@ -19,7 +19,11 @@ _MARKS: Final = (
 _META: Final = re.compile(rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([A-Za-z0-9._:-]{1,40})""", re.I)
 # Browsers and mail take these names for their supersets, and so do those who write them.
 _WIDER: Final = {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "utf-8", "shift_jis": "cp932"}
-# Where the text is too short or too mixed, a guess is no better than chance.
+# Encodings of East Asia have a shape that other bytes do not have by chance. Which of the many encodings of one byte for
+# each letter a text is in shows only in its words, and not for sure.
+_TOLD: Final = frozenset(
+    {"gb18030", "big5", "big5hkscs", "cp950", "cp932", "euc_jp", "euc_jis_2004", "euc_kr", "cp949"}
+)
 _FEWEST: Final = 24
 _MOST_MESS: Final = 0.05
 _GUESSED_FROM: Final = 200_000
@@ -78,14 +82,15 @@ def _guessed(data: bytes, broken_at: int) -> str:
     beginning = max(0, min(broken_at - _GUESSED_FROM // 2, len(data) - _GUESSED_FROM))
     sample = data if len(data) <= _GUESSED_FROM else data[beginning : beginning + _GUESSED_FROM]
     best = from_bytes(sample).best() if len(sample) >= _FEWEST else None
-    if best is None or best.chaos > _MOST_MESS or best.encoding.startswith("utf"):
+    name = codecs.lookup(best.encoding).name if best is not None else ""
+    name = _WIDER.get(name, name)
+    if best is None or best.chaos > _MOST_MESS or name not in _TOLD:
         raise DocumentRefused(
             "wrong_encoding",
             f"The text is not UTF-8 (it breaks off at byte {broken_at}), and its encoding can't be told.",
             suggestions=_SAVE,
         )
-    name = codecs.lookup(best.encoding).name
-    return _WIDER.get(name, name)
+    return name
 
 
 def _checked(text: str, name: str) -> tuple[str, str]:

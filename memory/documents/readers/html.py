@@ -53,6 +53,8 @@ def html_blocks(source: str) -> tuple[list[Block], str]:
     except (etree.ParserError, ValueError):
         return [], ""
     except etree.LxmlError as error:
+        if getattr(error, "code", None) == etree.ErrorTypes.ERR_NO_MEMORY:
+            raise MemoryError from None
         raise DocumentRefused("malformed", f"The HTML can't be read: {str(error)[:200]}") from None
     found = root.find(".//title")
     title = _flat(found.text_content())[:300] if found is not None else ""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MOST_PAGES: Final = 5_000
 _LONGEST_HEADING: Final = 150
+_LONGEST_MARGIN: Final = 80
 _LARGER: Final = 1.12
 _DIGITS: Final = re.compile(r"\d+")
 _CJK: Final = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
@@ -125,7 +126,7 @@ def _leave_out_margins(pages: Sequence[list[_Line]]) -> None:
         seen = Counter(_DIGITS.sub("#", lines[place].text) for lines in filled)
         for _ in range(2):
             usual, times = seen.most_common(1)[0]
-            if times * 2 <= len(filled):
+            if times * 2 <= len(filled) or len(usual) > _LONGEST_MARGIN:
                 break
             for lines in pages:
                 if len(lines) > 1 and _DIGITS.sub("#", lines[place].text) == usual:
