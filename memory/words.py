@@ -98,6 +98,11 @@ def keys(shelf: int, numbers: Iterable[int]) -> list[int]:
     return [base | number for number in numbers]
 
 
+def numbers(entries: Iterable[int]) -> list[int]:
+    """The terms in entries of the text index."""
+    return [entry & (_SPACE - 1) for entry in entries]
+
+
 def rarity(memories: int, having: int) -> float:
     """What finding a term is worth that `having` of an org's `memories` have: BM25's idf, smoothed for small orgs.
 

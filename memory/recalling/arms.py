@@ -19,6 +19,7 @@ from kernel.postgres import Pool
 from kernel.sql import statements
 from memory.recalling.question import Rated
 from memory.records import Filter, Kind
+from memory.words import numbers, words
 
 SQL = statements(__package__, "recall.sql")
 
@@ -40,6 +41,12 @@ class Sight:
     floor: float
     weight: float
 
+    @property
+    def base(self) -> float:
+        """The cosine from which on nearness ranks. The floor is set so that hardly any unrelated text is above it; of a
+        model that counts as much as words what is somewhat below it says something too, of one of spelling nothing."""
+        return self.floor / 2 if self.weight >= 1 else self.floor
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
@@ -55,7 +62,7 @@ class Search:
 @dataclass(slots=True)
 class Candidate:
     """A memory with what ranks it. `words` is its BM25 as a share of what covering the whole question makes, `near`
-    its nearness as a share of what is above half the floor; `is_near` where it is above the floor."""
+    its nearness as a share of what is above the base; `is_near` where it is above the floor."""
 
     no: int
     shelf: int
@@ -73,7 +80,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What comes back of a memory, and the terms it has."""
+    """What comes back of a memory, and the terms of its text."""
 
     row: asyncpg.Record
     terms: frozenset[int]
@@ -131,17 +138,22 @@ async def details(
             )
         )
     rows = await db.fetch(_weighed(search, values, arms, further=SQL.further), *values.values)
-    found = {row["no"]: Details(row, frozenset(key & 0x1FFFFFFF for key in row["keys"] or ())) for row in rows}
+    # Two turns of one speaker on one day are not alike for that.
+    shared = {context: words("", context).numbers for context in {row["context"] for row in rows}}
+    found = {
+        row["no"]: Details(row, frozenset(numbers(row["keys"] or ())).difference(shared[row["context"]]))
+        for row in rows
+    }
     return found, [_candidate(row, search) for row in rows]
 
 
 def _weighed(search: Search, values: _Parameters, arms: Sequence[str], *, further: str) -> str:
     near = [_cosine(sight, values) for sight in search.sights]
     rated = search.rated
-    words = f"-(w.impacts <#> (SELECT {_rarities(rated, values)}))" if rated else "0::float8"
+    bm25 = f"-(w.impacts <#> (SELECT {_rarities(rated, values)}))" if rated else "0::float8"
     return SQL.weighed.format(
         candidates="\nUNION ALL ".join(arms),
-        words=words,
+        words=bm25,
         near=f"ARRAY[{', '.join(near)}]::float8[]",
         further=further,
         vectors="".join(
@@ -237,7 +249,7 @@ def _near(search: Search, values: _Parameters, depth: int, within: bool) -> list
 
 def _candidate(row: asyncpg.Record, search: Search) -> Candidate:
     cosines = list(zip(row["near"], search.sights, strict=True))
-    near = max(((cosine - sight.floor / 2) / (1 - sight.floor / 2) for cosine, sight in cosines), default=0.0)
+    near = max(((cosine - sight.base) / (1 - sight.base) for cosine, sight in cosines), default=0.0)
     return Candidate(
         no=row["no"],
         shelf=row["shelf"],

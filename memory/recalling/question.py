@@ -44,12 +44,20 @@ class Question:
     def rated(self, memories: int, having: Mapping[int, int], shelves: Shelves) -> Rated | None:
         """What to ask of an org with so many `memories`, of which so many are `having` each term. None: no memory has
         any of the terms."""
-        worth = {key: strength * rarity(memories, having.get(key, 0)) for key, strength in self._strengths.items()}
+        rare = {key: rarity(memories, having.get(key, 0)) for key in self._strengths}
+        present_rare = [rare[key] for key in rare if having.get(key, 0) > 0]
+        if not present_rare:
+            return None
+        # A word that no memory has is as rare as can be. It says that the question is about something else in part, not
+        # that it is about nothing that is here.
+        most = sum(present_rare) / len(present_rare)
+        worth = {
+            key: strength * (rare[key] if having.get(key, 0) > 0 else min(rare[key], most))
+            for key, strength in self._strengths.items()
+        }
         best = dict(sorted(worth.items(), key=lambda pair: -pair[1])[:_MOST_ASKED])
         full = sum(list(best.values())[:_ENOUGH])
         present = {key: having[key] for key in best if having.get(key, 0) > 0}
-        if not present:
-            return None
         fetched, joined = _leading(present, best, shelves)
         return Rated(
             rarities=sparse(sorted((key, best[key]) for key in present)),

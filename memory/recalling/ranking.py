@@ -15,10 +15,11 @@ from typing import Final
 from memory.recalling.arms import Candidate
 from memory.records import Kind, ScopeKind
 
-LEAST_WORDS: Final = 0.17
+LEAST_WORDS: Final = 0.15
 """The share of a question's words, by rarity, from which on a memory counts as relevant to it."""
 
-_SPREAD: Final = 0.3
+_CLEARLY_NEAR: Final = 0.5  # less nearness than this is not made more of: it may be all that a question has
+_SPREAD: Final = 0.4
 _ENOUGH: Final = 0.12  # of the best score: what is below is no answer beside it
 
 _RECENCY: Final = 0.08
@@ -30,15 +31,18 @@ _CONFIDENCE: Final = 0.3
 
 
 def fuse(pool: Sequence[Candidate], weight: float) -> None:
-    """Sets scores, in [0, 1]: 1 is the best by both arms.
+    """Sets scores, in [0, 1].
 
     Args:
-        weight: how much nearness counts beside words, which count 1.
+        weight: how much nearness counts beside words, which count 1. Below 1 it is no second opinion, but the same
+            words seen less sharply: it finds what is spelled otherwise, and takes no part in the order of what words
+            find.
     """
     words = max((each.words for each in pool), default=0.0) or 1.0
-    near = max((each.near for each in pool), default=0.0) or 1.0
+    near = max(_CLEARLY_NEAR, max((each.near for each in pool), default=0.0))
     for each in pool:
-        each.score = (each.words / words + weight * each.near / near) / (1 + weight)
+        by_words, by_nearness = each.words / words, weight * each.near / near
+        each.score = (by_words + by_nearness) / (1 + weight) if weight >= 1 else max(by_words, by_nearness)
 
 
 def relevant(each: Candidate) -> bool:

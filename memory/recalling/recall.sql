@@ -44,7 +44,7 @@ WHERE m.org_id = {org} AND m.shelf = ANY ({shelves}) AND {counts}
 m.ended_at IS NULL AND (m.valid_from IS NULL OR m.valid_from <= now()) AND (m.valid_until IS NULL OR m.valid_until > now())
 
 -- name: further
-, m.id, m.text, m.source, m.provenance, m.valid_from, m.document_id, m.page, m.metadata, w.keys
+, m.id, m.text, m.source, m.provenance, m.valid_from, m.document_id, m.page, m.metadata, m.context, w.keys
 
 -- name: by_words
 (SELECT memory FROM (
