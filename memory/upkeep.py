@@ -12,7 +12,6 @@ Each of these goes on where it stopped, and may stop anywhere.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -26,6 +25,7 @@ from kernel.sql import statements
 from memory.embedders.port import Embedder
 from memory.errors import EmbedderUnavailable
 from memory.filling import Filler
+from memory.graph import Graph
 from memory.spaces import Space, Spaces
 
 SQL = statements(__package__, "upkeep.sql")
@@ -52,10 +52,7 @@ class Upkeep:
 
     Args:
         spaces: as those who write memories know them.
-        large: memories from which on a shelf is searched through the graph.
-        step: vectors that are moved into the graph in one transaction; each takes a millisecond or two.
-        seconds: that one pass spends on the graph; the next pass goes on.
-        rest: how long to rest after each step, in steps.
+        seconds: that one pass spends on moving vectors into the graph; the next pass goes on.
         grace: seconds from a space's retirement to the end of its table; more than any process trusts what it knows.
     """
 
@@ -66,20 +63,16 @@ class Upkeep:
         spaces: Spaces,
         *,
         filler: Filler | None = None,
-        large: int = 10_000,
-        step: int = 200,
+        graph: Graph | None = None,
         seconds: float = 45.0,
-        rest: float = 0.25,
         grace: float = 120.0,
     ) -> None:
         self._pool = pool
         self._embedder = embedder
         self._spaces = spaces
         self._filler = filler or Filler(pool, embedder)
-        self._large = large
-        self._step = step
+        self._graph = graph or Graph(pool)
         self._seconds = seconds
-        self._rest = rest
         self._grace = grace
         self._walked = 0  # the last shelf of a session that was looked at
 
@@ -104,7 +97,7 @@ class Upkeep:
             log.warning("memories_not_filled_in", reason=error.message, effect="tried again in a minute")
         until = time.monotonic() + self._seconds
         for space in await self._spaces.known():
-            await self.into_graph(space, until=until)
+            await self._graph.take_in(space, until=until)
 
     async def fill(self, job: Job) -> bool | None:
         """Fills a space and lets it serve. A worker of another model leaves it to those that have this one."""
@@ -117,30 +110,14 @@ class Upkeep:
             return True
         while await self._filler.fill(space):
             # Else a search of the new space would read it from end to end.
-            await self.into_graph(space)
+            await self._graph.take_in(space)
             done, last = await self._filler.progress(space)
             progress = {"space": space.id, "model": space.model, "filled_to": done, "last": last}
             await say_progress(self._pool, job, progress)
-        await self.into_graph(space)
+        await self._graph.take_in(space)
         await self._filler.serve(space)
         self._spaces.forget()
         return None
-
-    async def into_graph(self, space: Space, *, until: float | None = None) -> int:
-        """Moves vectors of large shelves into the graph of a space; how many. `until` of the monotonic clock."""
-        moved = 0
-        statement = SQL.to_graph.format(table=space.table)
-        for row in await self._pool.fetch(SQL.large_shelves, self._large):
-            while until is None or time.monotonic() < until:
-                begun = time.monotonic()
-                step = int((await self._pool.execute(statement, row["id"], self._step)).split()[-1])
-                moved += step
-                if step < self._step:
-                    break
-                await asyncio.sleep(self._rest * (time.monotonic() - begun))
-        if moved:
-            log.info("vectors_in_graph", space=space.id, moved=moved)
-        return moved
 
     async def _own(self) -> Space | None:
         """The space of this process' model; made, if there are memories that want one."""

@@ -1,15 +1,7 @@
--- Upkeep of memories. {table} is the table of a space.
+-- Upkeep of memories.
 
 -- name: any_memories
 SELECT EXISTS (SELECT FROM memories)
-
--- name: large_shelves
-SELECT id FROM memory_shelves WHERE memories >= $1 ORDER BY memories DESC
-
--- name: to_graph
--- Vectors of shelf $1, at most $2. Those that somebody is about to remove are left alone.
-WITH next AS (SELECT memory FROM {table} WHERE shelf = $1 AND NOT in_graph LIMIT $2 FOR UPDATE SKIP LOCKED)
-UPDATE {table} AS t SET in_graph = true FROM next WHERE t.memory = next.memory
 
 -- name: walk_sessions
 -- Of the next $2 shelves of sessions above $1 the last one, and those whose session is gone.

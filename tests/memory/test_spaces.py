@@ -30,9 +30,7 @@ async def scope(own_database: Pool) -> Scope:
 def upkeep(database: Pool, embedder: HashingEmbedder, spaces: Spaces | None = None, *, grace: float = 0.0) -> Upkeep:
     """Without rests and graces."""
     filler = Filler(database, embedder, batch=7, settled=0.0, rest=0.0, first_pause=0.0)
-    return Upkeep(
-        database, embedder, spaces or Spaces(database, embedder, fresh=0.0), filler=filler, rest=0.0, grace=grace
-    )
+    return Upkeep(database, embedder, spaces or Spaces(database, embedder, fresh=0.0), filler=filler, grace=grace)
 
 
 async def fill(database: Pool, keeper: Upkeep) -> bool | None:

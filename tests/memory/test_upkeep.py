@@ -13,12 +13,15 @@ from kernel.jobs import add_job, finish_job, get_job, take_job
 from kernel.postgres import Pool
 from kernel.tenants import ensure_org
 from memory.filling import Filler
+from memory.graph import Graph
 from memory.records import NewMemory, Scope
 from memory.spaces import Space, Spaces
 from memory.store import PostgresMemory
 from memory.upkeep import UPKEEP, Upkeep
 from tests.memory.counts import assert_counts
 from tests.memory.hashing import HashingEmbedder
+
+SPACE = Space(1, "hashing", 64, "serving")
 
 
 @pytest.fixture
@@ -44,7 +47,11 @@ def keeper(own_database: Pool, embedder: HashingEmbedder) -> Upkeep:
 def upkeep(database: Pool, embedder: HashingEmbedder, **arguments: Any) -> Upkeep:
     filler = Filler(database, embedder, settled=0.0, rest=0.0, first_pause=0.0)
     spaces = Spaces(database, embedder, fresh=0.0)
-    return Upkeep(database, embedder, spaces, filler=filler, **({"large": 50, "step": 20, "rest": 0.0} | arguments))
+    return Upkeep(database, embedder, spaces, filler=filler, graph=graph(database), **arguments)
+
+
+def graph(database: Pool, **arguments: Any) -> Graph:
+    return Graph(database, **({"large": 50, "step": 20, "rest": 0.0} | arguments))
 
 
 async def in_graph(database: Pool) -> dict[str, tuple[int, int]]:
@@ -54,6 +61,14 @@ async def in_graph(database: Pool) -> dict[str, tuple[int, int]]:
            FROM memory_space_1 v JOIN memory_shelves s ON s.id = v.shelf GROUP BY s.scope"""
     )
     return {row["scope"]: (row["all"], row["moved"]) for row in rows}
+
+
+async def built(database: Pool) -> bool:
+    return bool(
+        await database.fetchval(
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('memory_space_1_graph')"
+        )
+    )
 
 
 async def old_release(database: Pool, scope: Scope, text: str, model: str, vector: str) -> str:
@@ -107,11 +122,54 @@ async def test_the_graph_takes_a_bounded_time_of_a_pass(
     assert await in_graph(own_database) == {"user": (60, 0)}
 
 
+async def test_where_very_many_wait_the_graph_is_built_anew(
+    own_database: Pool, memory: PostgresMemory, scope: Scope
+) -> None:
+    await memory.remember_all(scope, [NewMemory(f"Tea {number}") for number in range(300)])
+    await memory.remember(scope, "Milk", kind="fact")
+    builder = graph(own_database, bulk=200)
+    writing = asyncio.gather(*(memory.remember(scope, f"Bread {number}") for number in range(20)))
+    assert await builder.take_in(SPACE) <= 20
+    await writing
+    await builder.take_in(SPACE)
+    assert await in_graph(own_database) == {"user": (321, 321)}
+    assert await built(own_database)
+    # What has grown by a little since is moved one by one.
+    await memory.remember_all(scope, [NewMemory(f"Salt {number}") for number in range(250)])
+    assert await builder.take_in(SPACE) == 250
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "DROP INDEX memory_space_1_graph",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'memory_space_1_graph'::regclass",
+    ],
+    ids=["missing", "invalid"],
+)
+async def test_a_building_that_broke_off_is_begun_again(
+    own_database: Pool, memory: PostgresMemory, scope: Scope, left: str
+) -> None:
+    await memory.remember_all(scope, [NewMemory(f"Tea {number}") for number in range(60)])
+    await own_database.execute(left)
+    await graph(own_database).take_in(SPACE)
+    assert await in_graph(own_database) == {"user": (60, 60)}
+    assert await built(own_database)
+
+
+async def test_a_graph_is_built_by_one_worker(own_database: Pool, memory: PostgresMemory, scope: Scope) -> None:
+    await memory.remember_all(scope, [NewMemory(f"Tea {number}") for number in range(300)])
+    await asyncio.gather(*(graph(own_database, bulk=200).take_in(SPACE) for _ in range(3)))
+    assert await in_graph(own_database) == {"user": (300, 300)}
+    assert await built(own_database)
+    assert not await own_database.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')")
+
+
 async def test_memories_are_removed_while_they_are_moved(
-    own_database: Pool, memory: PostgresMemory, scope: Scope, keeper: Upkeep
+    own_database: Pool, memory: PostgresMemory, scope: Scope
 ) -> None:
     items = await memory.remember_all(scope, [NewMemory(f"Tea {number}") for number in range(400)])
-    moving = asyncio.create_task(keeper.into_graph(Space(1, "hashing", 64, "serving")))
+    moving = asyncio.create_task(graph(own_database).take_in(SPACE))
     gone = await asyncio.gather(
         *(memory.forget(scope, [item.id for item in items[start : start + 20]]) for start in range(0, 200, 20))
     )
@@ -157,12 +215,11 @@ async def test_what_may_not_be_committed_yet_is_not_passed_over(
 ) -> None:
     await memory.remember(scope, "Tea.")
     filler = Filler(own_database, embedder, settled=3600.0, rest=0.0)
-    space = Space(1, "hashing", 64, "serving")
-    assert await filler.fill(space) is False
-    assert await filler.progress(space) == (0, 1)
+    assert await filler.fill(SPACE) is False
+    assert await filler.progress(SPACE) == (0, 1)
     await own_database.execute("UPDATE memories SET created_at = now() - interval '2 hours'")
-    assert await filler.fill(space) is True
-    assert await filler.progress(space) == (1, 1)
+    assert await filler.fill(SPACE) is True
+    assert await filler.progress(SPACE) == (1, 1)
 
 
 async def test_memories_of_a_session_go_after_it(
