@@ -291,7 +291,9 @@ async def test_a_deleted_session_takes_its_window_along(stack: Stack, caller: Ca
     await caller.call("DELETE", f"/v1/sessions/{session}", expect=204)
     made = Summary((1, 1), "late", [], 1, 1, 1)
     base = (0, -1)
-    assert not await records.keep_summary(stack.database, org_id, session, base, made, model="m", used=(0, 0), tell=True)
+    assert not await records.keep_summary(
+        stack.database, org_id, session, base, made, model="m", used=(0, 0), tell=True
+    )
     assert await stack.database.fetchval("SELECT count(*) FROM session_windows WHERE session_id = $1", session) == 0
 
 
