@@ -166,7 +166,7 @@ class KnowledgeBase:
             response=DocumentView,
             status=202,
             also={200: DocumentView},
-            problems=(409,),
+            problems=(404, 409),
             location="/v1/documents/{id}",
             seconds=None,
         )
@@ -180,6 +180,7 @@ class KnowledgeBase:
             scope="read",
             query=DocumentsQuery,
             response=DocumentPage,
+            problems=(404,),
         )
         yield Endpoint(
             method="GET",

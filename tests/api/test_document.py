@@ -55,7 +55,8 @@ AREAS = {
     "runs": "^/v1/runs",
     "sessions": "^/v1/sessions",
     "skills": "^/v1/skills",
-    "the rest": "^/(?!v1/(agents|runs|sessions|skills))",
+    "documents": "^/v1/documents",
+    "the rest": "^/(?!v1/(agents|runs|sessions|skills|documents))",
 }
 
 
@@ -114,6 +115,14 @@ async def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
         "GET /v1/sources/{source_id}",
         "PATCH /v1/sources/{source_id}",
         "DELETE /v1/sources/{source_id}",
+        "POST /v1/documents",
+        "GET /v1/documents",
+        "GET /v1/documents/{document_id}",
+        "PUT /v1/documents/{document_id}",
+        "DELETE /v1/documents/{document_id}",
+        "GET /v1/documents/{document_id}/content",
+        "GET /v1/documents/{document_id}/passages",
+        "GET /v1/documents/{document_id}/events",
         "POST /v1/sessions",
         "GET /v1/sessions",
         "GET /v1/sessions/{session_id}",
