@@ -114,7 +114,8 @@ async def test_a_model_opens_a_skill_of_its_org_and_calls_its_tool(
 ) -> None:
     await caller.post("/v1/skills", weather(world.url), expect=201)
     script = model.script(
-        Reply(tool_calls=[opening("weather"), opening("weather", "references/cities.md")]),
+        Reply(tool_calls=[opening("weather")]),
+        Reply(tool_calls=[opening("weather", "references/cities.md")]),
         Reply(tool_calls=[ToolCall("get_weather", {"city": "Bergen"})]),
         said("It is 11 degrees."),
     )
@@ -137,7 +138,9 @@ async def test_a_model_opens_a_skill_of_its_org_and_calls_its_tool(
 
 async def test_a_skill_of_a_folder_is_there_for_every_org(world: World, caller: Caller, model: ScriptedModel) -> None:
     script = model.script(
-        Reply(tool_calls=[opening("house-style"), opening("house_style", "references/words.md")]), said("Tea.")
+        Reply(tool_calls=[opening("house-style")]),
+        Reply(tool_calls=[opening("house_style", "references/words.md")]),
+        said("Tea."),
     )
     agent = await caller.agent(model=script, tools=[], skills=["house_style"])
     run = await caller.run(agent_id=agent)
