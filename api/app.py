@@ -138,6 +138,7 @@ class App:
         tokens = StreamTokens.from_settings(settings)
         sealer = Sealer.of(settings.sealing_keys, settings.secret_key)
         memories = MemoryAccess(settings, db, redis)
+        documents = Documents.from_settings(settings, db)
         endpoints = [
             *Retries(publisher, bell, sealer).endpoints(),
             *Runs(db, hub, publisher, bell, sealer).endpoints(),
@@ -149,8 +150,8 @@ class App:
             *Skills(db).endpoints(),
             *Secrets(db, sealer).endpoints(),
             *Sources(db).endpoints(),
-            *Memories(memories).endpoints(),
-            *KnowledgeBase(Documents.from_settings(settings, db), memories, closing=lambda: hub.closing).endpoints(),
+            *Memories(memories, documents).endpoints(),
+            *KnowledgeBase(documents, memories, closing=lambda: hub.closing).endpoints(),
             *Health(db, redis).endpoints(),
             *Metrics(db, self._registry, streams=lambda: hub.viewers).endpoints(),
         ]

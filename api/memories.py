@@ -20,6 +20,7 @@ from api.paging import PageQuery, bad_cursor, page, read_cursor
 from api.problems import invalid
 from api.values import Body, Metadata, Query, View
 from kernel.ids import is_id
+from memory.documents.store import Documents
 from memory.records import (
     MAX_CONTEXT,
     MAX_ENTITIES,
@@ -219,10 +220,11 @@ class Erased(View):
 
 
 class Memories:
-    """The endpoints of memories."""
+    """The endpoints of memories. `documents` are erased with their users' memories."""
 
-    def __init__(self, access: MemoryAccess) -> None:
+    def __init__(self, access: MemoryAccess, documents: Documents) -> None:
         self._access = access
+        self._documents = documents
 
     def endpoints(self) -> Iterator[Endpoint[Any, Any]]:
         one, tag = "/v1/memories/{memory_id}", "memories"
@@ -407,6 +409,8 @@ class Memories:
     async def erase(self, call: Call[Erasure, NoQuery]) -> Answer:
         user_id = call.body.user_id
         await self._access.writer(call.principal, OfWhom(user_id=user_id), "user")
+        # First: what a worker may still take in of them is removed by their jobs.
+        await self._documents.delete_of_user(call.org_id, user_id)
         erased = await (await self._access.memory()).erase(call.org_id, user_id)
         return Answer({"erased": erased})
 
