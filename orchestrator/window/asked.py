@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Final
 
 from orchestrator.window.record import Asked
@@ -17,16 +18,15 @@ def kept(asked: Iterable[Asked], tokens: int) -> list[Asked]:
     """Those that `tokens` hold, in order: the first few, which say what it is all about, and the latest. A long one is
     clipped in its middle."""
     most = max(tokens // 5, 16)
-    lines = [Asked(one.turn, clipped(one.text, most)) for one in asked if one.text.strip()]
-    order = [*range(min(_FIRST, len(lines))), *range(len(lines) - 1, _FIRST - 1, -1)]
-    chosen: set[int] = set()
-    for place in order:
-        cost = estimate(lines[place].text) + _PER_LINE
-        if cost > tokens:
+    said = [one for one in asked if one.text.strip()]
+    chosen: dict[int, Asked] = {}
+    for place in chain(range(min(_FIRST, len(said))), range(len(said) - 1, _FIRST - 1, -1)):
+        text = clipped(said[place].text, most)
+        tokens -= estimate(text) + _PER_LINE
+        if tokens < 0:
             break
-        tokens -= cost
-        chosen.add(place)
-    return [lines[place] for place in sorted(chosen)]
+        chosen[place] = Asked(said[place].turn, text)
+    return [chosen[place] for place in sorted(chosen)]
 
 
 def cost(asked: Sequence[Asked]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
@@ -17,19 +17,25 @@ from orchestrator.window.tokens import PER_MESSAGE, beginning, clipped, estimate
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """One message. That of an earlier turn is made for the model only when it is told."""
+    """One message. That of an earlier turn is made for the model only when it is told; so is one with another text,
+    `shown`, in the place of its own. `whole` is the result that it stands for, `shorter` its own shorter forms."""
 
     tokens: int
     message: AnyMessage | None = None
     said: Said | None = None
     result_id: str | None = None
     tool: str = ""
+    shown: str | None = None
+    whole: ToolMessage | None = None
+    shorter: dict[int, Piece] = field(default_factory=dict)
 
     def told(self) -> AnyMessage:
         """The message as the model takes it."""
         if self.message is None:
             assert self.said is not None
             self.message = to_model(self.said.role, self.said.content, None, None)
+        if self.shown is not None:
+            self.message, self.shown = self.message.model_copy(update={"content": self.shown}), None
         return self.message
 
     @property
@@ -69,7 +75,8 @@ class Piece:
         return Piece(of_message(message), message, None, self.result_id, self.tool)
 
 
-_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+_HEAD: Final = 250
+_ROLES: Final = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 
 
 @dataclass(slots=True)
@@ -130,19 +137,23 @@ def of_transcript(
 
 def bare(piece: Piece, *, opens: bool) -> Piece:
     """A result as a reference without its beginning, where that is shorter."""
-    message = piece.told()
-    if not isinstance(message, ToolMessage):
-        return piece
-    text = reference(piece.tool, str(message.text), piece.result_id if opens else None, head=0)
-    short = piece._of(message.model_copy(update={"content": text}))
-    return short if short.tokens < piece.tokens else piece
+    return _referred(piece, 0, opens=opens)
 
 
 def _referred(piece: Piece, most: int, *, opens: bool) -> Piece:
+    """A result of more than `most` tokens as a reference, where that is shorter."""
     if piece.tokens <= most or not isinstance(piece.message, ToolMessage):
         return piece
-    text = reference(piece.tool, str(piece.message.text), piece.result_id if opens else None, head=min(250, most // 2))
-    return piece._of(piece.message.model_copy(update={"content": text}))
+    head = min(_HEAD, most // 2)
+    short = piece.shorter.get(head)
+    if short is None:
+        whole = piece.whole or piece.message
+        text = whole.content if isinstance(whole.content, str) else str(whole.text)
+        shown = reference(piece.tool, text, piece.result_id if opens else None, head=head)
+        tokens = PER_MESSAGE + estimate(shown)
+        short = Piece(tokens, whole, None, piece.result_id, piece.tool, shown, whole)
+        piece.shorter[head] = short
+    return short if short.tokens < piece.tokens else piece
 
 
 def _shorter(message: ToolMessage, room: int, piece: Piece) -> str:
