@@ -105,21 +105,23 @@ class _Parameters:
         return self._places[name]
 
 
-async def candidates(db: Pool, search: Search, depth: int, *, within: bool) -> tuple[list[Candidate], bool]:
+async def candidates(db: Pool, search: Search, depth: int, *, within: bool) -> tuple[list[Candidate], int]:
     """The best `depth` memories by each arm, those left out that don't count.
 
     Args:
         within: leave out what doesn't count before the best are chosen, not after; costs more.
 
     Returns:
-        The memories, and whether there may be more of them.
+        The memories, and how many were left out after the best were chosen.
     """
     if search.where.kinds or search.where.document_ids:
         within = True
     values = _Parameters()
     arms = [*_by_words(search, values, depth, within), *_near(search, values, depth, within)]
-    rows = await db.fetch(_weighed(search, values, arms, further=""), *values.values)
-    return [_candidate(row, search) for row in rows], len(rows) >= depth or not within
+    further = f", {_counts(search.where, values)} AS counts"
+    rows = await db.fetch(_weighed(search, values, arms, further=further, only=""), *values.values)
+    counting = [_candidate(row, search) for row in rows if row["counts"]]
+    return counting, len(rows) - len(counting)
 
 
 async def details(
@@ -137,7 +139,8 @@ async def details(
                 most=_MOST_NEIGHBOURS,
             )
         )
-    rows = await db.fetch(_weighed(search, values, arms, further=SQL.further), *values.values)
+    only = f" AND {_counts(search.where, values)}"
+    rows = await db.fetch(_weighed(search, values, arms, further=SQL.further, only=only), *values.values)
     # Two turns of one speaker on one day are not alike for that.
     shared = {context: words("", context).numbers for context in {row["context"] for row in rows}}
     found = {
@@ -147,7 +150,7 @@ async def details(
     return found, [_candidate(row, search) for row in rows]
 
 
-def _weighed(search: Search, values: _Parameters, arms: Sequence[str], *, further: str) -> str:
+def _weighed(search: Search, values: _Parameters, arms: Sequence[str], *, further: str, only: str) -> str:
     near = [_cosine(sight, values) for sight in search.sights]
     rated = search.rated
     bm25 = f"-(w.impacts <#> (SELECT {_rarities(rated, values)}))" if rated else "0::float8"
@@ -162,7 +165,7 @@ def _weighed(search: Search, values: _Parameters, arms: Sequence[str], *, furthe
         ),
         org=values.add("org", "text", search.org_id),
         shelves=values.add("shelves", "bigint[]", list(search.shelves)),
-        counts=_counts(search.where, values),
+        only=only,
     )
 
 

@@ -19,7 +19,7 @@ LEAST_WORDS: Final = 0.15
 """The share of a question's words, by rarity, from which on a memory counts as relevant to it."""
 
 _CLEARLY_NEAR: Final = 0.5  # less nearness than this is not made more of: it may be all that a question has
-_SPREAD: Final = 0.4
+SPREAD: Final = 0.4
 _ENOUGH: Final = 0.12  # of the best score: what is below is no answer beside it
 
 _RECENCY: Final = 0.08
@@ -62,7 +62,7 @@ def spread(pool: Iterable[Candidate]) -> None:
         if each.thread is not None and each.place is not None:
             before = at.get((each.shelf, each.thread, each.place - 1), 0.0)
             after = at.get((each.shelf, each.thread, each.place + 1), 0.0)
-            each.score += _SPREAD * (before + after)
+            each.score += SPREAD * (before + after)
 
 
 def boost(pool: Iterable[Candidate], *, query: str, scopes: Mapping[int, ScopeKind], now: datetime) -> None:

@@ -38,7 +38,7 @@ SELECT m.no, m.shelf, m.kind, m.created_at, m.confidence, m.entities, m.thread, 
 FROM (SELECT DISTINCT memory FROM candidates) AS c
 JOIN memories m ON m.no = c.memory
 LEFT JOIN memory_words w ON w.memory = c.memory{vectors}
-WHERE m.org_id = {org} AND m.shelf = ANY ({shelves}) AND {counts}
+WHERE m.org_id = {org} AND m.shelf = ANY ({shelves}){only}
 
 -- name: counts
 m.ended_at IS NULL AND (m.valid_from IS NULL OR m.valid_from <= now()) AND (m.valid_until IS NULL OR m.valid_until > now())

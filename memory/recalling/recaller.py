@@ -171,8 +171,8 @@ class Recaller:
     async def _found(self, search: Search, prospects: _Prospects, query: str, limit: int) -> list[RecalledItem]:
         depth = max(_DEPTH, 3 * limit)
         async with in_time(self._patience):
-            pool, complete = await candidates(self._pool, search, depth, within=False)
-            if len(pool) < limit and not complete:
+            pool, left_out = await candidates(self._pool, search, depth, within=False)
+            if left_out and len(pool) < limit:
                 pool, _ = await candidates(self._pool, search, _DEEPER * depth, within=True)
         now, lowered = datetime.now(UTC), query.casefold()
         weight = max((sight.weight for sight in search.sights), default=0.0)
