@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _MANY: Final = 500  # memories written at once, after which upkeep need not wait for its minute
+_TRIES: Final = 4
 _EACH: Final = 0.01  # seconds of patience for each memory of a batch
 
 
@@ -181,14 +182,16 @@ class PostgresMemory:
                 return gone
 
     async def _in_space(self, indexed: Indexed | None, write: Callable[[Space | None], Awaitable[T]]) -> T:
-        """Writes with the space that the vectors belong to; once more where its table was dropped in this moment."""
-        if indexed is None:
-            return await write(None)
-        try:
-            return await write(await self._own(indexed))
-        except asyncpg.UndefinedTableError:
-            self._spaces.forget()
-            return await write(await self._own(indexed))
+        """Writes with the space that the vectors belong to; again where in this moment its table was dropped, or a shelf
+        removed."""
+        for _ in range(_TRIES - 1):
+            try:
+                return await write(None if indexed is None else await self._own(indexed))
+            except asyncpg.UndefinedTableError:
+                self._spaces.forget()
+            except asyncpg.SerializationError:
+                pass
+        return await write(None if indexed is None else await self._own(indexed))
 
     async def _own(self, indexed: Indexed) -> Space | None:
         try:

@@ -22,29 +22,29 @@ ALTER TABLE memory_spaces
 -- Walked through in search of those whose session is gone.
 CREATE INDEX memory_shelves_of_sessions ON memory_shelves (id) WHERE scope = 'session';
 
--- Shelves of an org, in the order asked for, locked; they are made where they are not there. Everybody asks in one order.
+-- Shelves of an org, in the order asked for, locked; they are made where they are not there. Everybody asks in one order,
+-- and before anything else in a transaction: where a shelf is removed in this very moment, the transaction begins again.
 CREATE FUNCTION memory_shelve(p_org text, p_scopes text[], p_owners text[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
-    v_shelves bigint[];
+    v_shelves bigint[] := '{}';
     v_shelf bigint;
     v_locked integer;
 BEGIN
-    LOOP
-        v_shelves := '{}';
-        FOR i IN 1..cardinality(p_scopes) LOOP
-            LOOP
-                SELECT id INTO v_shelf FROM memory_shelves
-                WHERE org_id = p_org AND scope = p_scopes[i] AND owner = p_owners[i];
-                EXIT WHEN FOUND;
-                INSERT INTO memory_shelves (org_id, scope, owner) VALUES (p_org, p_scopes[i], p_owners[i])
-                ON CONFLICT (org_id, scope, owner) DO NOTHING;
-            END LOOP;
-            v_shelves := v_shelves || v_shelf;
+    FOR i IN 1..cardinality(p_scopes) LOOP
+        LOOP
+            SELECT id INTO v_shelf FROM memory_shelves
+            WHERE org_id = p_org AND scope = p_scopes[i] AND owner = p_owners[i];
+            EXIT WHEN FOUND;
+            INSERT INTO memory_shelves (org_id, scope, owner) VALUES (p_org, p_scopes[i], p_owners[i])
+            ON CONFLICT (org_id, scope, owner) DO NOTHING;
         END LOOP;
-        PERFORM FROM memory_shelves WHERE id = ANY (v_shelves) ORDER BY id FOR NO KEY UPDATE;
-        GET DIAGNOSTICS v_locked = ROW_COUNT;
-        EXIT WHEN v_locked = cardinality(p_scopes);  -- else one was removed in between
+        v_shelves := v_shelves || v_shelf;
     END LOOP;
+    PERFORM FROM memory_shelves WHERE id = ANY (v_shelves) ORDER BY id FOR NO KEY UPDATE;
+    GET DIAGNOSTICS v_locked = ROW_COUNT;
+    IF v_locked < cardinality(p_scopes) THEN
+        RAISE 'a shelf was removed in this moment' USING ERRCODE = 'serialization_failure';
+    END IF;
     RETURN v_shelves;
 END
 $$;

@@ -264,7 +264,7 @@ async def test_lists_go_on_where_the_page_before_ended(memory: PostgresMemory, a
     assert [item.id for item in listed] == sorted((item.id for item in items), reverse=True)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 async def test_whoever_writes_at_the_same_time_the_counts_stay_right(
     database: Pool, alice: Scope, seed: int, memory: PostgresMemory
 ) -> None:
