@@ -142,7 +142,7 @@ class App:
         endpoints = [
             *Retries(publisher, bell, sealer).endpoints(),
             *Runs(db, hub, publisher, bell, sealer).endpoints(),
-            *Sessions(db).endpoints(),
+            *Sessions(db, redis).endpoints(),
             *Events(db, hub, tokens).endpoints(),
             *SessionFiles(db, Files.from_settings(settings, db)).endpoints(),
             *Agents(db).endpoints(),

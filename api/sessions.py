@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import orjson
 from pydantic import AwareDatetime, Field
+from redis.asyncio import Redis
 
 from api.endpoint import Answer, Call, Endpoint, NoQuery
 from api.paging import PageQuery, bad_cursor, page, read_cursor
@@ -17,6 +18,7 @@ from kernel.ids import is_id
 from kernel.messages import Message
 from kernel.postgres import Pool
 from kernel.sessions import Session
+from kernel.windows import forget_window
 
 
 class NewSession(Body):
@@ -79,8 +81,9 @@ class MessagePage(View):
 class Sessions:
     """The endpoints of sessions."""
 
-    def __init__(self, db: Pool) -> None:
+    def __init__(self, db: Pool, redis: Redis) -> None:
         self._db = db
+        self._redis = redis
 
     def endpoints(self) -> Iterator[Endpoint[Any, Any]]:
         one, tag = "/v1/sessions/{session_id}", "sessions"
@@ -182,6 +185,7 @@ class Sessions:
 
     async def delete(self, call: Call[None, NoQuery]) -> Answer:
         await sessions.delete_session(self._db, call.org_id, call.path["session_id"])
+        await forget_window(self._redis, call.org_id, call.path["session_id"])
         return Answer()
 
     async def list_messages(self, call: Call[None, PageQuery]) -> Answer:

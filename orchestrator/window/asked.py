@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import chain
 from typing import Final
 
@@ -27,8 +27,3 @@ def kept(asked: Iterable[Asked], tokens: int) -> list[Asked]:
             break
         chosen[place] = Asked(said[place].turn, text)
     return [chosen[place] for place in sorted(chosen)]
-
-
-def cost(asked: Sequence[Asked]) -> int:
-    """Tokens that they take when they are told."""
-    return sum(estimate(one.text) + _PER_LINE for one in asked)

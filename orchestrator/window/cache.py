@@ -11,6 +11,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from kernel.windows import window_key
 from orchestrator.window.record import Window, unpack
 
 log = structlog.get_logger(__name__)
@@ -21,11 +22,6 @@ PATIENCE: Final = 0.1
 _REST: Final = 5.0
 _MOST_BYTES: Final = 2 * 1_048_576
 _FAULTS: Final = (RedisError, OSError, TimeoutError)
-
-
-def window_key(org_id: str, session_id: str) -> str:
-    """Where the window of a session lies."""
-    return f"lh:{org_id}:window:{session_id}"
 
 
 class WindowCache:

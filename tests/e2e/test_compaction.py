@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from cli.rehearsal import HttpError, Reply, ToolCall
 from kernel.agent_config import ContextConfig
+from kernel.windows import window_key
 from orchestrator.window import records
 from orchestrator.window.record import Asked, Summary
 from orchestrator.window.tokens import estimate
@@ -284,11 +286,16 @@ async def test_of_two_summaries_from_the_same_place_the_first_is_kept(
 
 
 async def test_a_deleted_session_takes_its_window_along(stack: Stack, caller: Caller, model: ScriptedModel) -> None:
+    redis: Redis = Redis.from_url(stack.redis_url)
     session = await caller.session()
     script = model.script(Reply(tool_calls=[ToolCall("note", {"key": "a", "text": "b"})]), said("ok"))
     run = await caller.run("note", session=session, agent_id=await caller.agent(model=script, tools=["note"]))
     org_id = (await assert_history(stack.database, run["id"])).run["org_id"]
+    key = window_key(org_id, session)
+    await eventually(lambda: redis.exists(key))
     await caller.call("DELETE", f"/v1/sessions/{session}", expect=204)
+    assert not await redis.exists(key)
+    await redis.aclose()
     made = Summary((1, 1), "late", [], 1, 1, 1)
     base = (0, -1)
     assert not await records.keep_summary(

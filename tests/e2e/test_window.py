@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from cli.rehearsal import Reply, ToolCall
-from orchestrator.window.cache import window_key
+from kernel.windows import window_key
 from tests.e2e.caller import Caller
 from tests.history import assert_history
 from tests.scripts import ScriptedModel, said
