@@ -95,6 +95,7 @@ MEASURED: Final = (
     MeasuredFigure("longhaul_model_call", "Calls of models, through all layers.", "models", "model"),
     MeasuredFigure("longhaul_tool_call", "Calls of tools, through all layers.", "tools", "tool"),
     MeasuredFigure("longhaul_event_handler_call", "Events that handlers were told.", "handlers", "handler"),
+    MeasuredFigure("longhaul_turn_reading", "Turns of conversations read for memories.", "extractions", "kind"),
 )
 
 

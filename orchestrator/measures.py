@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from kernel.histograms import Histogram
 
-Measured: TypeAlias = Literal["runs", "models", "tools", "handlers"]
+Measured: TypeAlias = Literal["runs", "models", "tools", "handlers", "extractions"]
 
 _MOST_NAMES: Final = 100
 

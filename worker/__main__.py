@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -35,6 +36,7 @@ from memory.upkeep import ask_for_upkeep
 from orchestrator.bus import EventBus, TellingPublisher
 from orchestrator.egress import EgressClient
 from orchestrator.engine import Engine
+from orchestrator.extraction.requests import Requests
 from orchestrator.host import PluginHost
 from orchestrator.measures import Measures
 from orchestrator.middleware.chain import Chain
@@ -114,6 +116,7 @@ async def work(settings: Settings) -> None:
         )
         charges = Charges(db)
         vigil = Vigil()
+        extractions = Requests(db, default=settings.extract)
         executor = Executor(
             leases=leases,
             journal=journal,
@@ -122,6 +125,7 @@ async def work(settings: Settings) -> None:
             vigil=vigil,
             slots=settings.slots,
             ring=bell.ring,
+            after=extractions.after,
         )
         stack.push_async_callback(executor.abandon)
         heartbeat = Heartbeat(
@@ -138,7 +142,9 @@ async def work(settings: Settings) -> None:
         )
         files = Files.from_settings(settings, db) if settings.files_url else None
         retention = Retention(db, Policies.from_settings(settings), files=files)
-        regular = [partial(ask_for_upkeep, db)] if isinstance(memory, PostgresMemory) else []
+        regular: list[Callable[[], Awaitable[object]]] = [extractions.sweep]
+        if isinstance(memory, PostgresMemory):
+            regular.append(partial(ask_for_upkeep, db))
         jobs = Jobs(
             db,
             background(
@@ -148,6 +154,7 @@ async def work(settings: Settings) -> None:
                 models=models,
                 windows=windows,
                 vault_of=lambda org_id, run_id: RunVault(db, sealer, org_id, run_id),
+                measures=host.measures,
             ),
             worker=worker_id,
         )

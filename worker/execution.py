@@ -47,7 +47,8 @@ _RESUMED_AFTER: Final[dict[LeftBy | None, str]] = {
 
 
 class Execution:
-    """One run in execution. `stuck` says that its code did not end when it was told to."""
+    """One run in execution. `stuck` says that its code did not end when it was told to; `after` is called with a run
+    that it has brought to its end, once that is in Postgres and its followers have it."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Execution:
         leases: Leases,
         figures: Figures,
         ring: Callable[[int], Awaitable[None]],
+        after: Callable[[ClaimedRun], Awaitable[None]] | None = None,
     ) -> None:
         self._started = started = time.monotonic()
         self._used_before = Used()
@@ -68,6 +70,7 @@ class Execution:
         self._leases = leases
         self._figures = figures
         self._ring = ring
+        self._after = after
         # A soft stop lets the present step finish, a hard one does not.
         self._soft: Literal["paused", "drained"] | None = None
         self._hard: Literal["cancelled", "lost", "away", "cut"] | None = None
@@ -153,6 +156,8 @@ class Execution:
         try:
             try:
                 await self._live()
+                if self._after is not None and self._pen.ended:
+                    await self._after(self.run)
             except (StoreUnavailable, *UNAVAILABLE) as error:
                 log.warning("run_interrupted", error=repr(error), effect="goes on from its last checkpoint")
                 await self._give_back()

@@ -37,6 +37,7 @@ class Executor:
         vigil: Vigil,
         slots: int,
         ring: Callable[[int], Awaitable[None]],
+        after: Callable[[ClaimedRun], Awaitable[None]] | None = None,
     ) -> None:
         self._leases = leases
         self._journal = journal
@@ -44,6 +45,7 @@ class Executor:
         self._charges = charges
         self._vigil = vigil
         self._ring = ring
+        self._after = after
         self.slots = slots
         self.running: dict[str, Execution] = {}
         self.stuck: list[str] = []
@@ -187,6 +189,7 @@ class Executor:
             leases=self._leases,
             figures=self.figures,
             ring=self._ring,
+            after=self._after,
         )
         task = asyncio.create_task(self._occupy(execution), name=f"slot of {run.id}")
         self._tasks[task] = execution

@@ -1,0 +1,112 @@
+"""What a candidate rests on, and what may become of it.
+
+The model that reads a turn also reads what tools returned, and may be talked into things by it. So it is not believed
+when it says who said what. Each candidate has to quote a message of the turn, and its own words are compared with what
+the user said and what tools said: words that only tools have said make it a tool's, whatever the model claims.
+
+What always holds: a preference or a procedure rests on the user's words. What rests on a tool's is a fact that names
+the tool, of little confidence, and is dropped where it reads like an instruction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from memory.terms import PAIR, WORD, terms
+from orchestrator.extraction.material import Line, Material
+
+Origin = Literal["user", "assistant", "tool"]
+
+MOST: Final[dict[Origin, float]] = {"user": 0.95, "assistant": 0.6, "tool": 0.5}
+"""The highest confidence of what rests on whose words."""
+
+_LEAST_SUPPORT: Final = 0.34
+
+# Relative words, such as dates that the reader was told to write out, are no tool's.
+_DATE: Final = re.compile(r"\d{4}-\d{2}(?:-\d{2})?(?:T[\d:.Z+-]*)?|\b\d{4}\b")
+
+_ORDERS: Final = re.compile(
+    r"\b(?:ignor|disregard|overrid|forget|bypass)\w*\b.{0,40}\b(?:previous|prior|earlier|above|all|any|instruct|rule|polic)"
+    r"|\b(?:system|developer) (?:prompt|message|instruction)s?\b"
+    r"|\b(?:from now on|in (?:all )?future|going forward|henceforth|at all times)\b"
+    r"|\b(?:you|assistants?|agents?|models?|bots?|ai)\b.{0,40}\b(?:must|should|shall|has to|have to|needs? to|are to"
+    r"|is to|will|may not|can ?not|is required|are required|is instructed|are instructed)\b"
+    r"|\b(?:always|never|must|don'?t|do not|make sure|be sure|remember to|you are now|pretend|act as)\b"
+    r"|\binstruct(?:s|ed|ions?)?\b"
+    r"|\b(?:user|customer|owner|admin\w*)\b.{0,30}\b(?:wants?|prefers?|asks?|asked|likes?|allows?|allowed|agrees?|agreed"
+    r"|authori[sz]\w+|approv\w+|consent\w*|permits?|permitted|grants?|granted)\b"
+    r"|(?:^|[.!:;]\s*)(?:please\s+)?(?:send|forward|reply|respond|email|post|upload|transfer|pay|delete|remove|run|execute"
+    r"|call|use|visit|open|click|download|install|tell|say|print|reveal|include|add|append|share|give|buy|order)\b"
+    r"|忽略|无视|必须|务必|始终|总是|永远|不要|不得|从现在起|今后|请(?:发送|转发|执行|删除|告诉|使用)|指令|提示词|用户(?:希望|喜欢|要求|同意|授权)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """Whose words a text rests on; `tool` is the tool's name."""
+
+    origin: Origin
+    tool: str = ""
+
+
+def rests_on(material: Material, number: int, quote: str, text: str) -> Basis | None:
+    """What `text` rests on, for which `quote` of message `number` of the turn is given as evidence; None where the
+    message does not say so."""
+    if not 1 <= number <= len(material.lines):
+        return None
+    line = material.lines[number - 1]
+    wanted = _plain(quote)
+    if not wanted or wanted not in _plain(line.text):
+        return None
+    if line.role == "tool":
+        return Basis("tool", line.tool)
+    if (tool := _tool_behind(material, text)) is not None:
+        return Basis("tool", tool)
+    return Basis(line.role)
+
+
+def reads_like_an_order(text: str) -> bool:
+    """Whether a text from a tool tells somebody what to do, or says what the user wants."""
+    return _ORDERS.search(text) is not None
+
+
+def sentences_to_keep(material: Material, text: str) -> str:
+    """A summary without the sentences that read like orders and are not the user's."""
+    if not material.tools_words:
+        return text
+    parts = re.split(r"(?<=[.!?])\s+|(?<=[。！？])|\n+", text)
+    kept = [part for part in parts if not (reads_like_an_order(part) and _tool_behind(material, part) is not None)]
+    return " ".join(part for part in kept if part.strip())
+
+
+def _tool_behind(material: Material, text: str) -> str | None:
+    """The tool whose words `text` has: words that the user has not said; or, of a text that has hardly any words of the
+    user's, any tool of the turn. None where it is the user's own, or no tool has said anything."""
+    results = [line for line in material.lines if line.role == "tool"]
+    if not results:
+        return None
+    said = _words([_DATE.sub(" ", text)])
+    if not said:
+        return _named(results[-1:])
+    foreign = said - _words([material.users_words])
+    by_tools = [line for line in results if foreign & _words([line.text])]
+    if by_tools:
+        return _named(by_tools)
+    return None if len(said - foreign) >= _LEAST_SUPPORT * len(said) else _named(results)
+
+
+def _named(results: Iterable[Line]) -> str:
+    return ", ".join(dict.fromkeys(line.tool for line in results))[:200]
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    return {term.text for text in texts for term in terms(text) if term.grade in (WORD, PAIR)}
+
+
+def _plain(text: str) -> str:
+    """Letters and digits alone, in lower case: models change spaces, quotes and dashes when they quote."""
+    return "".join(character for character in text.casefold() if character.isalnum())
