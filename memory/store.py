@@ -182,8 +182,8 @@ class PostgresMemory:
                 return gone
 
     async def _in_space(self, indexed: Indexed | None, write: Callable[[Space | None], Awaitable[T]]) -> T:
-        """Writes with the space that the vectors belong to; again where in this moment its table was dropped, or a shelf
-        removed."""
+        """Writes with the space that the vectors belong to; again where its table was dropped or a shelf removed just
+        then."""
         for _ in range(_TRIES - 1):
             try:
                 return await write(None if indexed is None else await self._own(indexed))
