@@ -56,7 +56,8 @@ AREAS = {
     "sessions": "^/v1/sessions",
     "skills": "^/v1/skills",
     "documents": "^/v1/documents",
-    "the rest": "^/(?!v1/(agents|runs|sessions|skills|documents))",
+    "memories": "^/v1/memories",
+    "the rest": "^/(?!v1/(agents|runs|sessions|skills|documents|memories))",
 }
 
 
@@ -115,6 +116,16 @@ async def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
         "GET /v1/sources/{source_id}",
         "PATCH /v1/sources/{source_id}",
         "DELETE /v1/sources/{source_id}",
+        "POST /v1/memories",
+        "POST /v1/memories/batch",
+        "GET /v1/memories",
+        "POST /v1/memories/search",
+        "GET /v1/memories/export",
+        "POST /v1/memories/erase",
+        "GET /v1/memories/{memory_id}",
+        "PATCH /v1/memories/{memory_id}",
+        "DELETE /v1/memories/{memory_id}",
+        "POST /v1/memories/{memory_id}/supersede",
         "POST /v1/documents",
         "GET /v1/documents",
         "GET /v1/documents/{document_id}",

@@ -82,7 +82,8 @@ async def test_the_model_can_look_for_memories_itself(stack: Stack, caller: Call
     run = await caller.run("look it up", model=script)
     history = await assert_history(stack.database, run["id"])
     [result] = history.of("tool_result")
-    assert result.data["result"] == f"- {FACT}"
+    memory_id = await stack.database.fetchval("SELECT id FROM memories WHERE org_id = $1", history.run["org_id"])
+    assert result.data["result"] == f"- {FACT} ({memory_id})"
 
 
 async def test_the_same_fact_told_twice_is_one_memory(stack: Stack, caller: Caller, model: ScriptedModel) -> None:
