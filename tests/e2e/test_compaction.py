@@ -15,6 +15,7 @@ from orchestrator.window import records
 from orchestrator.window.record import Asked, Summary
 from orchestrator.window.tokens import estimate
 from tests.e2e.caller import Caller
+from tests.e2e.deciders import asked, decide, ended, waiting
 from tests.history import assert_history
 from tests.scripts import ScriptedModel, said
 from tests.stack import Stack
@@ -260,6 +261,48 @@ async def test_a_sub_agent_sums_up_its_own_steps_and_sees_nothing_of_the_session
         assert tokens(request.messages) <= 4_000
         assert "A word of the session." not in str(request.messages)
         assert_paired(request.messages)
+
+
+async def test_a_run_that_goes_on_under_another_owner_needs_no_second_summary(
+    stack: Stack, caller: Caller, model: ScriptedModel
+) -> None:
+    *rounds, answer = long_run(8)
+    ask = Reply(tool_calls=[ToolCall("ask_user", {"question": "Go on?"})])
+    script, sums = model.script(*rounds, ask, answer), model.script(said("Eight tables."))
+    agent = await caller.agent(
+        model=script, tools=["python", "ask_user"], context={"max_tokens": 4_000, "summary_model": sums}
+    )
+    async with caller.following("List all tables.", agent_id=agent) as stream:
+        request = await asked(stream)
+        await waiting(stream)
+        before = len(model.asked(sums))
+        assert before
+        await decide(caller, request, "answer", answer="yes")
+        await ended(stack, stream)
+    last = model.asked(script)[-1].messages
+    assert "> Eight tables." in str(texts(last))
+    assert tokens(last) <= 4_000
+    assert_paired(last)
+    assert len(model.asked(sums)) == before
+
+
+async def test_a_retry_is_told_what_was_known_before_the_run_it_goes_on_from(
+    stack: Stack, caller: Caller, model: ScriptedModel
+) -> None:
+    session = await caller.session()
+    script, sums = model.script(said("fine")), model.script(said("up to one"), said("up to two"), said("up to three"))
+    agent = await caller.agent(model=script, context={"keep_recent": 2, "summary_model": sums})
+    runs = []
+    for number in range(5):
+        runs.append(await caller.run(f"say {number}", session=session, agent_id=agent))
+        if number >= 1:
+            await summed_up(stack, session, number)
+    retried = (await caller.post(f"/v1/runs/{runs[2]['id']}/retry", {}, expect=202)).json()
+    run = await caller.finished(retried["id"])
+    await assert_history(stack.database, run["id"])
+    told = texts(model.asked(script)[-1].messages)
+    assert "> up to two" in told[1]
+    assert told[2:] == ["say 2"]
 
 
 async def test_of_two_summaries_from_the_same_place_the_first_is_kept(
