@@ -1,6 +1,6 @@
 """The graph of a space, through which large shelves are searched: which vectors are in it.
 
-A write puts no vector into the graph, which would cost ten times as much as all else. Vectors of large shelves are
+A write puts no vector into the graph, which would cost several times as much as all else. Vectors of large shelves are
 moved into it afterwards: a few thousand one by one, as `HNSW` takes them; where very many wait, the index is taken
 away and built anew over all of them, which is several times as fast. While that goes on, a search compares the vectors
 one by one, as it did before: slower, and exact.

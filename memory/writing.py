@@ -182,8 +182,7 @@ def _row(scope: Scope, memory: NewMemory, shelf: int) -> dict[str, Any]:
 
 
 def _hash(kind: ScopeKind, owner: str | None, document_id: str | None, text: str) -> str:
-    """What tells texts of one org and user apart, as a bytea literal. Agents, sessions and documents have parts of their
-    own."""
+    """What tells texts of one org and user apart, as a bytea literal. Agents, sessions and documents stand apart."""
     named = text if kind in ("org", "user") else f"{kind}:{owner}\0{text}"
     if document_id is not None:
         named = f"{document_id}\0{named}"
