@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from memory.records import RecalledItem
 from orchestrator.prompt import recalled_line, system_prompt
 from orchestrator.window.asked import kept
 from orchestrator.window.assembly import LEAST_ROOM, Context, Parts, assemble, falling
+from orchestrator.window.cache import WindowCache
 from orchestrator.window.pieces import Piece, of_said, of_transcript
 from orchestrator.window.preamble import About, preamble
 from orchestrator.window.record import Asked, Result, Said, Summary, Window, unpack
@@ -200,3 +204,26 @@ def test_a_context_of_a_thousand_messages_is_put_together_in_two_milliseconds() 
     once(1_000_000)  # makes the pieces, as the steps before would have
     assert min(once(1_000_000) for _ in range(20)) < 0.002
     assert min(once(20_000) for _ in range(10)) < 0.020
+
+
+async def test_a_redis_that_is_away_is_asked_once_and_then_left_alone() -> None:
+    redis: Redis = Redis.from_url("redis://127.0.0.1:1")
+    cache = WindowCache(redis, 60)
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert await cache.get("org_1", "ses_1", turn=1, version=0) is None
+        await cache.put("org_1", "ses_1", Window(1))
+    assert [entry["event"] for entry in logs] == ["window_cache_away"]
+    await redis.aclose()
+
+
+async def test_a_window_in_redis_belongs_to_an_org_and_a_moment(redis: Redis) -> None:
+    cache = WindowCache(redis, 60)
+    window = Window(4, 2, [Said((4, 0), "user", "hello")])
+    org = f"org_{uuid4().hex}"
+    await cache.put(org, "ses_1", window)
+    assert await cache.get(org, "ses_1", turn=4, version=2) == window
+    assert await cache.get(org, "ses_1", turn=4, version=1) == window
+    assert await cache.get(org, "ses_1", turn=4, version=3) is None
+    assert await cache.get(org, "ses_1", turn=5, version=2) is None
+    assert await cache.get("org_other", "ses_1", turn=4, version=2) is None
