@@ -219,7 +219,7 @@ async def test_a_redis_that_is_away_is_asked_once_and_then_left_alone() -> None:
 
 async def test_a_window_in_redis_belongs_to_an_org_and_a_moment(redis: Redis) -> None:
     cache = WindowCache(redis, 60)
-    window = Window(4, 2, [Said((4, 0), "user", "hello")])
+    window = Window(4, 2, [Said((4, 0), "user", "hello")], results=[])
     org = f"org_{uuid4().hex}"
     await cache.put(org, "ses_1", window)
     assert await cache.get(org, "ses_1", turn=4, version=2) == window
