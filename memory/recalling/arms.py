@@ -7,7 +7,7 @@ of search there is one text, so connections keep it prepared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -27,7 +27,6 @@ LARGE: Final = 10_000
 """Memories of a shelf from which on it is searched through the graph. Below, its vectors are compared one by one: two
 microseconds each at 384 dimensions."""
 
-_MOST_FOUND: Final = 6000  # memories that the words of one search are looked up in
 _MOST_JOINED: Final = 4  # shelves on which pairs of common terms are looked up
 _MOST_NEIGHBOURS: Final = 200
 
@@ -104,6 +103,10 @@ class _Parameters:
             self._places[name] = f"${len(self.values)}::{kind}"
         return self._places[name]
 
+    def add_numbers(self, name: str, numbers: Iterable[int]) -> str:
+        """As an array of numbers, which travels as texts: those need no type lookups."""
+        return f"{self.add(name, 'text[]', list(map(str, numbers)))}::bigint[]"
+
 
 async def candidates(db: Pool, search: Search, depth: int, *, within: bool) -> tuple[list[Candidate], int]:
     """The best `depth` memories by each arm, those left out that don't count.
@@ -114,8 +117,7 @@ async def candidates(db: Pool, search: Search, depth: int, *, within: bool) -> t
     Returns:
         The memories, and how many were left out after the best were chosen.
     """
-    if search.where.kinds or search.where.document_ids:
-        within = True
+    within = within or bool(search.where.kinds or search.where.document_ids)
     values = _Parameters()
     arms = [*_by_words(search, values, depth, within), *_near(search, values, depth, within)]
     further = f", {_counts(search.where, values)} AS counts"
@@ -129,13 +131,13 @@ async def details(
 ) -> tuple[dict[int, Details], list[Candidate]]:
     """All of the `chosen` memories and of the neighbours of those `beside`; and these, weighed."""
     values = _Parameters()
-    arms = [f"SELECT unnest({values.add('chosen', 'bigint[]', chosen)}) AS memory"]
+    arms = [f"SELECT unnest({values.add_numbers('chosen', chosen)}) AS memory"]
     if beside:
         arms.append(
             SQL.neighbours.format(
-                at_shelves=values.add("at_shelves", "bigint[]", [hit.shelf for hit in beside]),
+                at_shelves=values.add_numbers("at_shelves", [hit.shelf for hit in beside]),
                 at_threads=values.add("at_threads", "text[]", [hit.thread for hit in beside]),
-                at_places=values.add("at_places", "integer[]", [hit.place for hit in beside]),
+                at_places=values.add_numbers("at_places", [hit.place or 0 for hit in beside]),
                 most=_MOST_NEIGHBOURS,
             )
         )
@@ -143,11 +145,13 @@ async def details(
     rows = await db.fetch(_weighed(search, values, arms, further=SQL.further, only=only), *values.values)
     # Two turns of one speaker on one day are not alike for that.
     shared = {context: words("", context).numbers for context in {row["context"] for row in rows}}
-    found = {
-        row["no"]: Details(row, frozenset(numbers(row["keys"] or ())).difference(shared[row["context"]]))
-        for row in rows
-    }
+    found = {row["no"]: Details(row, _terms(row["keys"]).difference(shared[row["context"]])) for row in rows}
     return found, [_candidate(row, search) for row in rows]
+
+
+def _terms(keys: str | None) -> frozenset[int]:
+    """The terms in a text such as {1,2}."""
+    return frozenset(numbers(map(int, keys[1:-1].split(",")))) if keys and keys != "{}" else frozenset()
 
 
 def _weighed(search: Search, values: _Parameters, arms: Sequence[str], *, further: str, only: str) -> str:
@@ -157,21 +161,21 @@ def _weighed(search: Search, values: _Parameters, arms: Sequence[str], *, furthe
     return SQL.weighed.format(
         candidates="\nUNION ALL ".join(arms),
         words=bm25,
-        near=f"ARRAY[{', '.join(near)}]::float8[]",
-        further=further,
+        further="".join(near) + further,
         vectors="".join(
             f"\nLEFT JOIN memory_space_{sight.space} v{sight.space} ON v{sight.space}.memory = c.memory"
             for sight in search.sights
         ),
         org=values.add("org", "text", search.org_id),
-        shelves=values.add("shelves", "bigint[]", list(search.shelves)),
+        shelves=values.add_numbers("shelves", search.shelves),
         only=only,
     )
 
 
 def _cosine(sight: Sight, values: _Parameters) -> str:
     vector = f"(SELECT {_vector(sight, values)})"
-    return f"CASE WHEN v{sight.space}.memory IS NULL THEN -1 ELSE -(v{sight.space}.embedding <#> {vector}) END"
+    cosine = f"-(v{sight.space}.embedding <#> {vector})"
+    return f", coalesce({cosine}, -1) AS near_{sight.space}"
 
 
 def _vector(sight: Sight, values: _Parameters) -> str:
@@ -192,26 +196,19 @@ def _counts(where: Filter, values: _Parameters) -> str:
     return " AND ".join(parts)
 
 
-def _inside(search: Search, values: _Parameters, within: bool) -> str:
-    return "\n" + SQL.inside.format(counts=_counts(search.where, values)) if within else ""
-
-
 def _by_words(search: Search, values: _Parameters, depth: int, within: bool) -> list[str]:
     if search.rated is None:
         return []
-    inside = _inside(search, values, within)
-    joined = [
-        SQL.joined.format(all_of=values.add(f"all_{place}", "bigint[]", all_of), inside=inside, most=_MOST_FOUND)
-        for place, all_of in enumerate(search.rated.all_of[:_MOST_JOINED])
-    ]
+    pairs = search.rated.all_of[:_MOST_JOINED]
     return [
         SQL.by_words.format(
-            any_of=values.add("any_of", "bigint[]", search.rated.any_of),
-            inside=inside,
-            joined="\n   ".join(joined),
+            any_of=values.add_numbers("any_of", search.rated.any_of),
+            one=values.add_numbers("one", [pair[0] for pair in pairs]),
+            other=values.add_numbers("other", [pair[1] for pair in pairs]),
             rarities=_rarities(search.rated, values),
-            most=_MOST_FOUND,
+            within=str(within),
             depth=depth,
+            **_filters(search.where, values),
         )
     ]
 
@@ -219,39 +216,29 @@ def _by_words(search: Search, values: _Parameters, depth: int, within: bool) -> 
 def _near(search: Search, values: _Parameters, depth: int, within: bool) -> list[str]:
     small = [shelf for shelf, amount in search.shelves.items() if amount < LARGE]
     large = [shelf for shelf, amount in search.shelves.items() if amount >= LARGE]
-    inside = _inside(search, values, within)
-    arms: list[str] = []
-    for sight in search.sights:
-        vector = _vector(sight, values)
-        among: list[str] = []
-        if search.where.document_ids:
-            among.append(
-                SQL.of_documents.format(
-                    documents=values.add("documents", "text[]", list(search.where.document_ids)),
-                    shelves=values.add("shelves", "bigint[]", list(search.shelves)),
-                )
-            )
-        else:
-            if small:
-                among.append(f"shelf = ANY ({values.add('small', 'bigint[]', small)})")
-            if large:
-                shelves = values.add("large", "bigint[]", large)
-                among.append(f"shelf = ANY ({shelves}) AND NOT in_graph")
-                kinds = values.add("kinds", "text[]", list(search.where.kinds)) if search.where.kinds else "NULL"
-                arms.append(
-                    SQL.in_graph.format(space=sight.space, vector=vector, large=shelves, kinds=kinds, depth=depth)
-                )
-        if search.where.kinds:
-            kinds = values.add("kinds", "text[]", list(search.where.kinds))
-            among = [f"{rows} AND kind = ANY ({kinds})" for rows in among]
-        arms += [
-            SQL.near.format(space=sight.space, among=rows, inside=inside, vector=vector, depth=depth) for rows in among
-        ]
-    return arms
+    return [
+        SQL.near.format(
+            space=sight.space,
+            vector=_vector(sight, values),
+            small=values.add_numbers("small", small),
+            large=values.add_numbers("large", large),
+            within=str(within),
+            depth=depth,
+            **_filters(search.where, values),
+        )
+        for sight in search.sights
+    ]
+
+
+def _filters(where: Filter, values: _Parameters) -> dict[str, str]:
+    return {
+        "kinds": values.add("kinds", "text[]", list(where.kinds)) if where.kinds else "NULL",
+        "documents": values.add("documents", "text[]", list(where.document_ids)) if where.document_ids else "NULL",
+    }
 
 
 def _candidate(row: asyncpg.Record, search: Search) -> Candidate:
-    cosines = list(zip(row["near"], search.sights, strict=True))
+    cosines = [(row[f"near_{sight.space}"], sight) for sight in search.sights]
     near = max(((cosine - sight.base) / (1 - sight.base) for cosine, sight in cosines), default=0.0)
     return Candidate(
         no=row["no"],

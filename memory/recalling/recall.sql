@@ -1,7 +1,7 @@
 -- Recall: three statements, each one round trip. Every one names the org.
 --
--- Vectors travel as text, which needs no type lookups on a new connection. The sub-selects around them matter: as
--- InitPlans they are parsed once; a bare parameter would be parsed again for every row. Words in braces are put in by
+-- Vectors and arrays travel as text, which needs no type lookups on a new connection. The sub-selects around vectors
+-- matter: as InitPlans they are parsed once; a bare parameter would be parsed again for every row. Words in braces are put in by
 -- `arms.py`: numbers of its own, and parts of this file.
 
 -- name: prospects
@@ -15,7 +15,7 @@ SELECT 'space', id, dimensions, model, state FROM memory_spaces WHERE state <> '
 UNION ALL
 SELECT 'total', 0, memories, NULL, NULL FROM memory_totals WHERE org_id = $1
 UNION ALL
-SELECT 'term', term, memories, NULL, NULL FROM memory_terms WHERE org_id = $1 AND term = ANY ($4::integer[])
+SELECT 'term', term, memories, NULL, NULL FROM memory_terms WHERE org_id = $1 AND term = ANY ($4::text[]::integer[])
 
 -- name: prospects_of_all
 -- The same for who may see all of an org. Of its shelves the largest, because each has an entry in the index for each
@@ -28,13 +28,13 @@ SELECT 'space', id, dimensions, model, state FROM memory_spaces WHERE state <> '
 UNION ALL
 SELECT 'total', 0, memories, NULL, NULL FROM memory_totals WHERE org_id = $1
 UNION ALL
-SELECT 'term', term, memories, NULL, NULL FROM memory_terms WHERE org_id = $1 AND term = ANY ($4::integer[])
+SELECT 'term', term, memories, NULL, NULL FROM memory_terms WHERE org_id = $1 AND term = ANY ($4::text[]::integer[])
 
 -- name: weighed
 -- Candidates with what ranks them. A candidate of one arm is weighed by the others too: what an arm did not list it did
 -- not find worthless.
 WITH candidates AS MATERIALIZED ({candidates})
-SELECT m.no, m.shelf, m.kind, m.created_at, m.confidence, m.entities, m.thread, m.place, {words} AS words, {near} AS near{further}
+SELECT m.no, m.shelf, m.kind, m.created_at, m.confidence::text::float8 AS confidence, m.entities, m.thread, m.place, {words} AS words{further}
 FROM (SELECT DISTINCT memory FROM candidates) AS c
 JOIN memories m ON m.no = c.memory
 LEFT JOIN memory_words w ON w.memory = c.memory{vectors}
@@ -44,28 +44,13 @@ WHERE m.org_id = {org} AND m.shelf = ANY ({shelves}){only}
 m.ended_at IS NULL AND (m.valid_from IS NULL OR m.valid_from <= now()) AND (m.valid_until IS NULL OR m.valid_until > now())
 
 -- name: further
-, m.id, m.text, m.source, m.provenance, m.valid_from, m.document_id, m.page, m.metadata, m.context, w.keys
+, m.id, m.text, m.source, m.provenance, m.valid_from, m.document_id, m.page, m.metadata, m.context, w.keys::text AS keys
 
 -- name: by_words
-(SELECT memory FROM (
-    (SELECT memory, impacts FROM memory_words w WHERE keys && {any_of}{inside} LIMIT {most}){joined}
- ) AS found
- ORDER BY impacts <#> (SELECT {rarities}) LIMIT {depth})
-
--- name: joined
- UNION ALL (SELECT memory, impacts FROM memory_words w WHERE keys @> {all_of}{inside} LIMIT {most})
+SELECT memory_by_words({any_of}, {one}, {other}, {rarities}, {within}, {kinds}, {documents}, {depth}) AS memory
 
 -- name: near
-(SELECT memory FROM memory_space_{space} w WHERE {among}{inside} ORDER BY embedding <#> (SELECT {vector}) LIMIT {depth})
-
--- name: in_graph
-(SELECT memory FROM memory_graph({space}, {vector}, {large}, {kinds}, {depth}) AS memory)
-
--- name: inside
- AND EXISTS (SELECT FROM memories m WHERE m.no = w.memory AND {counts})
-
--- name: of_documents
-memory = ANY (ARRAY(SELECT no FROM memories WHERE document_id = ANY ({documents}) AND shelf = ANY ({shelves})))
+SELECT memory_near({space}, {vector}, {small}, {large}, {within}, {kinds}, {documents}, {depth}) AS memory
 
 -- name: neighbours
 (SELECT n.no AS memory FROM unnest({at_shelves}, {at_threads}, {at_places}) AS at (shelf, thread, place)

@@ -123,17 +123,14 @@ class Recaller:
 
     async def _prospects(self, scope: Scope, question: Question, where: Filter, everyone: bool) -> _Prospects:
         wanted = [name for name in _SCOPES if not where.scopes or name in where.scopes]
+        terms = list(map(str, question.numbers))
         async with in_time(self._patience):
             if everyone:
-                rows = await self._pool.fetch(
-                    SQL.prospects_of_all, scope.org_id, wanted, MOST_SHELVES, question.numbers
-                )
+                rows = await self._pool.fetch(SQL.prospects_of_all, scope.org_id, wanted, MOST_SHELVES, terms)
             else:
                 owners = {"org": "", "user": scope.user_id, "agent": scope.agent_id, "session": scope.session_id}
                 seen = [name for name in wanted if owners[name] is not None]
-                rows = await self._pool.fetch(
-                    SQL.prospects, scope.org_id, seen, [owners[name] for name in seen], question.numbers
-                )
+                rows = await self._pool.fetch(SQL.prospects, scope.org_id, seen, [owners[name] for name in seen], terms)
         return _Prospects(
             shelves={row["id"]: row["amount"] for row in rows if row["what"] == "shelf" and row["amount"] > 0},
             scopes={row["id"]: row["name"] for row in rows if row["what"] == "shelf"},
