@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ import orjson
 import pytest
 
 from cli.rehearsal import ChatRequest, Hang, HttpError, Reply, ToolCall
+from orchestrator.extraction.requests import Requests
 from tests.e2e.caller import Caller, calling
 from tests.e2e.conftest import OwnStack, new_key
 from tests.history import assert_history
@@ -457,3 +459,36 @@ async def test_a_worker_that_is_killed_in_the_midst_leaves_nothing_twice(own: Ow
         assert (again["added"], again["ignored"], again["superseded"]) == (0, 1, 0)
         assert sorted(item["text"] for item in await memories(ada)) == [BERGEN, "One."]
         await assert_history(stack.database, run["id"])
+
+
+async def test_a_turn_that_nobody_asked_to_be_read_is_found_by_the_sweep(
+    stack: Stack, caller: Caller, model: ScriptedModel, agents: Agents
+) -> None:
+    agent = await agents.agent(caller, said("I see."), found())
+    run = await caller.run("hello", agent_id=agent)
+    silent = await caller.run("hello", model=model.script(said("hi")))
+    await extracted(stack, run["id"])
+    # As if its worker had died between the run's end and its request.
+    await stack.database.execute("DELETE FROM jobs WHERE key = $1", run["id"])
+    await stack.database.execute(
+        "UPDATE runs SET finished_at = finished_at - interval '1 minute', started_at = NULL,"
+        " created_at = created_at - interval '2 minutes' WHERE id = ANY ($1)",
+        [run["id"], silent["id"]],
+    )
+    requests = Requests(stack.database, default=False)
+    await requests.sweep()
+    await extracted(stack, run["id"])
+    assert await requests.sweep() == 0
+    assert await stack.database.fetchval("SELECT count(*) FROM jobs WHERE key = $1", silent["id"]) == 0
+
+
+async def test_what_reading_a_turn_costs_is_charged_to_its_org(
+    stack: Stack, caller: Caller, model: ScriptedModel, agents: Agents
+) -> None:
+    agent = await agents.agent(caller, said("I see."), replace(found(), usage=(400_000, 10)))
+    run = await caller.run("hello", agent_id=agent)
+    told = await extracted(stack, run["id"])
+    assert (told["input_tokens"], told["output_tokens"]) == (400_000, 10)
+    org_id = await stack.database.fetchval("SELECT org_id FROM runs WHERE id = $1", run["id"])
+    assert await stack.database.fetchval("SELECT charged FROM lanes WHERE org_id = $1", org_id) > 100
+    assert (await caller.get(f"/v1/runs/{run['id']}"))["usage"]["input_tokens"] < 1_000
