@@ -339,7 +339,7 @@ async def test_a_worker_that_is_killed_midway_loses_nothing(make_stack: MakeStac
     stack = await make_stack(workers=1)
     async with callers(stack) as make:
         caller = await make()
-        rows = "\n".join(f"{number},ship number {number} of the fleet,{number * 7} tons" for number in range(10_000))
+        rows = "\n".join(f"{number},ship number {number} of the fleet,{number * 7} tons" for number in range(5_000))
         document = await caller.upload("fleet.csv", f"no,name,load\n{rows}\n".encode())
 
         async def some_are_in() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +337,30 @@ async def test_the_reader_has_nothing_of_the_environment(monkeypatch: pytest.Mon
     async with parsing._child() as process:
         environment = await asyncio.to_thread(Path(f"/proc/{process.pid}/environ").read_bytes)
     assert b"not for readers" not in environment
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.docx", "a.html", "a.csv"])
+async def test_damaged_documents_are_read_or_refused(name: str) -> None:
+    chance = random.Random(name)
+    whole = {
+        "a.pdf": made.pdf([("Harbour rules", 20), (SENTENCE, 11)], [("港口规则", 11)]),
+        "a.docx": made.word(lambda document: document.add_paragraph(SENTENCE)),
+        "a.html": b"<html><h1>a</h1><table><tr><td>x<td>y</table><ul><li>z</ul><p>text",
+        "a.csv": b'name,load\n"Anna, red",10\nBella,20\n',
+    }[name]
+    for _ in range(5):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 8)):
+            place = chance.randrange(len(data))
+            match chance.randrange(3):
+                case 0:
+                    data[place] = chance.randrange(256)
+                case 1:
+                    del data[place : place + chance.randint(1, 20)]
+                case _:
+                    data[place:place] = data[place : place + 40] * chance.randint(1, 30)
+        try:
+            reading = await read(name, bytes(data))
+        except DocumentRefused:
+            continue
+        assert reading.passages
