@@ -76,7 +76,7 @@ async def _call(context: RunContext, entry: LedgerEntry) -> None:
     # From before its row is written: a call that was never let loose must not look like one whose outcome is lost.
     with context.brake.unrepeatable() if effect == "once" else nullcontext():
         entry.begin(effect)
-        if effect != "read":
+        if effect != "read" or checked.tool.name == OPEN_RESULT:  # what it opens must have been committed, too
             await context.log.committed()
         outcome = await _made(context, entry, checked, arguments, approved=approved)
         entry.report(outcome.status, preface + outcome.result, duration_ms=outcome.duration_ms)

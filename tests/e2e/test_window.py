@@ -89,7 +89,7 @@ async def test_a_reference_can_be_opened_a_part_at_a_time(stack: Stack, caller: 
     run = await caller.run("look at the table", agent_id=agent)
     history = await assert_history(stack.database, run["id"])
     result = history.of("tool_result")[-1].data
-    assert result["status"] == "ok"
+    assert result["status"] == "ok", result
     assert "of the big table" in result["result"]
     assert result["result"].endswith("go on with offset 12000]")
     assert run["answer"] == "done"
