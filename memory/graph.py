@@ -62,10 +62,7 @@ class Graph:
         shelves = [row["id"] for row in await self._pool.fetch(SQL.large_shelves, self._large)]
         if not shelves:
             return 0
-        row = await self._pool.fetchrow(_in(space, SQL.waiting), shelves, 2 * self._bulk + 1)
-        assert row is not None
-        bulky = row["waiting"] >= self._bulk and row["waiting"] > 2 * row["there"]
-        if bulky or not await self._pool.fetchval(_in(space, SQL.is_built)):
+        if await self._many_wait(space, shelves) or not await self._pool.fetchval(_in(space, SQL.is_built)):
             await self._build(space, shelves)
         moved = 0
         for shelf in shelves:
@@ -77,6 +74,13 @@ class Graph:
                     break
                 await asyncio.sleep(self._rest * (time.monotonic() - begun))
         return moved
+
+    async def _many_wait(self, space: Space, shelves: list[int]) -> bool:
+        if await self._pool.fetchval(_in(space, SQL.waiting), shelves, self._bulk) < self._bulk:
+            return False
+        row = await self._pool.fetchrow(_in(space, SQL.share), shelves)
+        assert row is not None
+        return bool(row["waiting"] * 3 > row["all"] * 2)
 
     async def _move(self, space: Space, shelf: int, most: int) -> int:
         return int((await self._pool.execute(_in(space, SQL.move), shelf, most)).split()[-1])

@@ -4,9 +4,12 @@
 SELECT id, memories FROM memory_shelves WHERE memories >= $1 ORDER BY memories DESC
 
 -- name: waiting
--- Vectors of shelves $1 that are not in the graph, counted up to $2, and those that are.
-SELECT (SELECT count(*) FROM (SELECT FROM {table} WHERE shelf = ANY ($1::bigint[]) AND NOT in_graph LIMIT $2) AS w) AS waiting,
-       (SELECT count(*) FROM (SELECT FROM {table} WHERE shelf = ANY ($1::bigint[]) AND in_graph LIMIT $2) AS g) AS there
+-- Vectors of shelves $1 that are not in the graph, counted up to $2.
+SELECT count(*) FROM (SELECT FROM {table} WHERE shelf = ANY ($1::bigint[]) AND NOT in_graph LIMIT $2) AS w
+
+-- name: share
+-- How many there are of them, and how many of these wait.
+SELECT count(*) AS all, count(*) FILTER (WHERE NOT in_graph) AS waiting FROM {table} WHERE shelf = ANY ($1::bigint[])
 
 -- name: move
 -- Vectors of shelf $1, at most $2. Those that somebody is about to remove are left alone.

@@ -11,6 +11,7 @@ import pytest
 from kernel.ids import new_id
 from kernel.jobs import add_job, finish_job, get_job, take_job
 from kernel.postgres import Pool
+from kernel.tasks import end
 from kernel.tenants import ensure_org
 from memory.filling import Filler
 from memory.graph import Graph
@@ -20,6 +21,8 @@ from memory.store import PostgresMemory
 from memory.upkeep import UPKEEP, Upkeep
 from tests.memory.counts import assert_counts
 from tests.memory.hashing import HashingEmbedder
+from tests.waiting import eventually
+from worker.jobs import Jobs
 
 SPACE = Space(1, "hashing", 64, "serving")
 
@@ -258,3 +261,22 @@ async def test_a_large_batch_asks_for_upkeep_at_once(own_database: Pool, memory:
     state = await get_job(own_database, UPKEEP, "memory")
     assert state is not None
     assert state.status == "queued"
+
+
+async def test_a_worker_does_what_a_large_batch_asks_for(
+    own_database: Pool, scope: Scope, embedder: HashingEmbedder
+) -> None:
+    memory = PostgresMemory(own_database, embedder, patience=30.0)
+    gone = Scope(scope.org_id, session_id=new_id("ses"))
+    await memory.remember_all(gone, [NewMemory(f"Milk {number}", scope="session") for number in range(600)])
+    jobs = asyncio.create_task(Jobs(own_database, memory.background(), worker="tests", poll_seconds=0.01).run())
+
+    async def done() -> bool:
+        state = await get_job(own_database, UPKEEP, "memory")
+        return state is not None and state.status == "succeeded"
+
+    try:
+        await eventually(done)
+    finally:
+        await end(jobs)
+    assert await memory.list(gone) == []
