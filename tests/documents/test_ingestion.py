@@ -298,6 +298,21 @@ async def test_another_backend_of_memory_takes_documents_too(bench: Bench) -> No
     assert await bench.texts(document) == []
 
 
+@pytest.mark.parametrize("backend", ["postgres", "in memory"])
+async def test_documents_that_share_a_passage_each_have_their_own(bench: Bench, backend: str) -> None:
+    if backend == "in memory":
+        bench.memory = InMemory()
+    fact = await bench.memory.remember(Scope(bench.org), "one passage")
+    one, two = await bench.upload("one passage", "1.txt"), await bench.upload("one passage", "2.txt")
+    await bench.work()
+    await bench.work()
+    await bench.documents.delete(bench.org, one.id)
+    await bench.work()
+    assert await bench.texts(one) == []
+    assert await bench.texts(two) == ["one passage"]
+    assert (await bench.memory.get(Scope(bench.org), fact.id)).kind == "fact"
+
+
 async def test_quotas_hold(bench: Bench) -> None:
     with pytest.raises(DocumentRefused, match="at most 1000000 bytes"):
         await bench.upload("x" * 1_000_001)
