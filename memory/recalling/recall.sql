@@ -32,11 +32,11 @@ SELECT 'term', term, memories, NULL, NULL FROM memory_terms WHERE org_id = $1 AN
 
 -- name: weighed
 -- Candidates with what ranks them. A candidate of one arm is weighed by the others too: what an arm did not list it did
--- not find worthless.
+-- not find worthless. OFFSET 0: they are looked up one by one; a plan made for any org might read the largest one whole.
 WITH candidates AS MATERIALIZED ({candidates})
 SELECT m.no, m.shelf, m.kind, m.created_at, m.confidence::text::float8 AS confidence, m.entities, m.thread, m.place, {words} AS words{further}
 FROM (SELECT DISTINCT memory FROM candidates) AS c
-JOIN memories m ON m.no = c.memory
+CROSS JOIN LATERAL (SELECT * FROM memories WHERE no = c.memory OFFSET 0) AS m
 LEFT JOIN memory_words w ON w.memory = c.memory{vectors}
 WHERE m.org_id = {org} AND m.shelf = ANY ({shelves}){only}
 
