@@ -63,10 +63,10 @@ $$;
 -- The p_limit nearest memories of each part of a space: p_small, shelves that are compared from end to end; p_large,
 -- what the graph has of these, and what it has not yet. Of documents all passages are compared.
 --
--- The scan of the graph goes on until it has found so many on the shelves, or has seen max_scan_tuples. Planned anew
+-- p_effort: how widely the graph is searched (ef_search). The scan goes on until it has found so many on the shelves, or has seen max_scan_tuples. Planned anew
 -- each time, for these shelves.
 CREATE FUNCTION memory_near(p_space integer, p_vector halfvec, p_small bigint[], p_large bigint[], p_within boolean,
-                            p_kinds text[], p_documents text[], p_limit integer)
+                            p_kinds text[], p_documents text[], p_limit integer, p_effort integer)
 RETURNS SETOF bigint LANGUAGE plpgsql STABLE ROWS 100
 SET hnsw.ef_search = 100
 SET hnsw.iterative_scan = 'relaxed_order'
@@ -96,6 +96,7 @@ BEGIN
             v_parts := v_parts || 's.shelf = ANY ($4) AND NOT s.in_graph'::text || 's.shelf = ANY ($4) AND s.in_graph'::text;
         END IF;
     END IF;
+    PERFORM set_config('hnsw.ef_search', p_effort::text, true);  -- until the function ends, as it has a SET of that
     FOREACH v_part IN ARRAY v_parts LOOP
         RETURN QUERY EXECUTE format('SELECT s.memory FROM memory_space_%s s WHERE %s%s%s ORDER BY s.embedding <#> $1 LIMIT $2',
                                     p_space, v_part, v_kinds, v_within)

@@ -7,6 +7,7 @@ of search there is one text, so connections keep it prepared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -224,10 +225,16 @@ def _near(search: Search, values: _Parameters, depth: int, within: bool) -> list
             large=values.add_numbers("large", large),
             within=str(within),
             depth=depth,
+            effort=values.add("effort", "integer", _effort(sum(search.shelves[shelf] for shelf in large))),
             **_filters(search.where, values),
         )
         for sight in search.sights
     ]
+
+
+def _effort(memories: int) -> int:
+    """How widely the graph is searched for the nearest of so many: 100 up to 100,000, and 50 more for each doubling."""
+    return min(600, round(100 + 50 * max(0.0, math.log2(max(memories, 1) / 100_000))))
 
 
 def _filters(where: Filter, values: _Parameters) -> dict[str, str]:

@@ -50,7 +50,7 @@ m.ended_at IS NULL AND (m.valid_from IS NULL OR m.valid_from <= now()) AND (m.va
 SELECT memory_by_words({any_of}, {one}, {other}, {rarities}, {within}, {kinds}, {documents}, {depth}) AS memory
 
 -- name: near
-SELECT memory_near({space}, {vector}, {small}, {large}, {within}, {kinds}, {documents}, {depth}) AS memory
+SELECT memory_near({space}, {vector}, {small}, {large}, {within}, {kinds}, {documents}, {depth}, {effort}) AS memory
 
 -- name: neighbours
 (SELECT n.no AS memory FROM unnest({at_shelves}, {at_threads}, {at_places}) AS at (shelf, thread, place)
