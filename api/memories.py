@@ -240,7 +240,7 @@ class Memories:
             response=MemoryView,
             status=201,
             location="/v1/memories/{id}",
-            problems=(403, 503),
+            problems=(403, 404, 503),
             seconds=_SEARCH_SECONDS,
         )
         yield Endpoint(
@@ -253,7 +253,7 @@ class Memories:
             body=MemoryBatch,
             response=MemoryList,
             status=201,
-            problems=(403, 503),
+            problems=(403, 404, 503),
             seconds=60.0,
         )
         yield Endpoint(
@@ -265,7 +265,7 @@ class Memories:
             scope="read",
             query=MemoryQuery,
             response=MemoryPage,
-            problems=(403, 503),
+            problems=(403, 404, 503),
         )
         yield Endpoint(
             method="POST",
@@ -276,7 +276,7 @@ class Memories:
             scope="read",
             body=Search,
             response=Found,
-            problems=(403, 503),
+            problems=(403, 404, 503),
             seconds=_SEARCH_SECONDS,
         )
         yield Endpoint(
@@ -287,7 +287,6 @@ class Memories:
             summary="All memories of a user, a JSON object on each line",
             scope="read",
             query=ExportQuery,
-            response=MemoryView,
             media_type="application/x-ndjson",
             problems=(403, 503),
             seconds=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final, get_args
 
 import orjson
@@ -107,7 +108,9 @@ def _checked(scope: Scope, memory: NewMemory, at: str) -> NewMemory:
         raise InvalidInput(f"provenance must be one of {', '.join(get_args(Provenance))}", field=f"{at}provenance")
     if not 0 <= memory.confidence <= 1:
         raise InvalidInput("confidence must be from 0 to 1", field=f"{at}confidence")
-    if memory.valid_from and memory.valid_until and memory.valid_until < memory.valid_from:
+    valid_from = _moment(memory.valid_from, f"{at}valid_from")
+    valid_until = _moment(memory.valid_until, f"{at}valid_until")
+    if valid_from and valid_until and valid_until < valid_from:
         raise InvalidInput("valid_until must not be before valid_from", field=f"{at}valid_until")
     if (memory.thread is None) != (memory.place is None):
         raise InvalidInput("thread and place are given both or neither", field=f"{at}thread")
@@ -122,6 +125,9 @@ def _checked(scope: Scope, memory: NewMemory, at: str) -> NewMemory:
     return replace(
         memory,
         text=text,
+        confidence=round(memory.confidence, 4),  # no backend need keep more
+        valid_from=valid_from,
+        valid_until=valid_until,
         scope=_scope(scope, memory.scope, f"{at}scope"),
         source=_bounded(memory.source or "", f"{at}source", MAX_SOURCE) or None,
         context=_bounded(memory.context or "", f"{at}context", MAX_CONTEXT) or None,
@@ -146,6 +152,18 @@ def _entities(memory: NewMemory, text: str, field: str) -> list[str]:
         raise InvalidInput(f"at most {MAX_ENTITIES} entities can be kept", field=field)
     named = (clean(entity).casefold()[:_LONGEST_ENTITY] for entity in memory.entities)
     return [*dict.fromkeys(entity for entity in named if entity)]
+
+
+def _moment(given: datetime | None, field: str) -> datetime | None:
+    """In UTC: Postgres does not take every offset that others know."""
+    if given is None:
+        return None
+    if given.tzinfo is None:
+        raise InvalidInput("a moment needs a time zone", field=field)
+    try:
+        return given.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput("the moment is not within the years 1 to 9999", field=field) from None
 
 
 def _bounded(text: str, field: str, longest: int) -> str:

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Final, TypeAlias
 
 from kernel.errors import Conflict, InvalidInput, LonghaulError, NotFound
@@ -74,7 +74,7 @@ async def what_is_kept_comes_back_whole(memory: Memory, org: str, _: str) -> Non
         scope="user",
         source="harbour.md",
         provenance="person",
-        confidence=0.5,
+        confidence=0.7,
         valid_from=until - timedelta(days=2),
         valid_until=until,
         entities=["Valparaiso"],
@@ -121,6 +121,7 @@ async def what_can_not_be_kept_is_refused(memory: Memory, org: str, _: str) -> N
         "valid_until": NewMemory(
             text, valid_from=datetime(2026, 1, 2, tzinfo=UTC), valid_until=datetime(2026, 1, 1, tzinfo=UTC)
         ),
+        "valid_from": NewMemory(text, valid_from=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23)))),
         "scope": NewMemory(text, scope="user"),
         "thread": NewMemory(text, place=1),
         "kind": NewMemory(text, kind="rumour"),  # type: ignore[arg-type]
@@ -137,6 +138,11 @@ async def what_can_not_be_kept_is_refused(memory: Memory, org: str, _: str) -> N
         with _refused(InvalidInput, "a limit out of range is refused"):
             await memory.recall(scope, "something", limit=limit)
     await memory.remember(scope, "x" * MAX_TEXT)
+    odd = datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=23, minutes=59)))
+    [item] = await memory.remember_all(scope, [NewMemory("on the far side", valid_until=odd)])
+    _must(item.valid_until == odd, "any time zone will do")
+    tiny = await memory.remember_all(scope, [NewMemory("hardly true", confidence=1e-60)])
+    _must(tiny[0].confidence == 0, "confidence is kept to four digits")
     _must(await memory.remember_all(scope, []) == [], "nothing is kept of an empty batch")
 
 

@@ -56,8 +56,8 @@ class Scope:
 class NewMemory:
     """What is to be kept.
 
-    `scope` None is the user's where there is one, else the org's. `confidence` is in [0, 1]. `valid_from` and
-    `valid_until` say when it is true; what is not valid now is not recalled. `entities` are names and numbers it is
+    `scope` None is the user's where there is one, else the org's. `confidence` is in [0, 1], of 4 digits. `valid_from`
+    and `valid_until` say when it is true; what is not valid now is not recalled. `entities` are names and numbers it is
     about; None finds them in the text. `thread` and `place` (both or neither) say what it stands in, such as a
     conversation or a document, and where: neighbours share in each other's relevance. `context` holds further words to
     find it by: who said it, when, below which headings. `metadata` is the caller's, 16 KB of JSON at most.

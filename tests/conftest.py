@@ -46,6 +46,9 @@ MakeStack = Callable[..., Awaitable[Stack]]
 LONGEST_TEST = 60.0
 """Seconds after which a test that waits for something counts as failed."""
 
+LONGEST_BUSY_TEST = 300.0
+"""The same for tests marked `busy`: they compute all the time, so they take as long as the machine does."""
+
 
 MOST_PROCESSES = 4
 
@@ -83,17 +86,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=_turn)
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-            item.obj = _limited(item.obj)
+            busy = item.get_closest_marker("busy") is not None
+            item.obj = _limited(item.obj, LONGEST_BUSY_TEST if busy else LONGEST_TEST)
 
 
 def _turn(item: pytest.Item) -> int:
     return next((number for number, folder in enumerate(FIRST) if item.nodeid.startswith(folder)), len(FIRST))
 
 
-def _limited(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+def _limited(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..., Awaitable[None]]:
     @functools.wraps(test)
     async def limited(*arguments: object, **fixtures: object) -> None:
-        async with asyncio.timeout(LONGEST_TEST):
+        async with asyncio.timeout(seconds):
             await test(*arguments, **fixtures)
 
     return limited

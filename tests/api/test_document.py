@@ -61,6 +61,7 @@ AREAS = {
 }
 
 
+@pytest.mark.busy
 @pytest.mark.parametrize("area", AREAS)
 async def test_schemathesis_finds_no_5xx_and_no_drift(url: str, api_key: str, folder: Path, area: str) -> None:
     await schemathesis(
@@ -73,6 +74,7 @@ async def test_schemathesis_finds_no_5xx_and_no_drift(url: str, api_key: str, fo
     )
 
 
+@pytest.mark.busy
 async def test_schemathesis_finds_nothing_in_streams_of_what_is_not_there(url: str, api_key: str, folder: Path) -> None:
     arguments = ("--phases", "fuzzing", "--max-examples", "20", "--include-path-regex", "/(events|wait)$")
     await schemathesis(url, api_key, folder, *arguments)
