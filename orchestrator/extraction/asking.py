@@ -18,7 +18,7 @@ from orchestrator.structured import MOST_REPAIRS, AnswerSchema, Misfit, correcti
 
 T = TypeVar("T")
 
-LONGEST: Final = 300.0
+LONGEST: Final = 120.0
 """Seconds that one answer may take."""
 
 

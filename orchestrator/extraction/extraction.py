@@ -18,12 +18,12 @@ import structlog
 
 from kernel.agent_config import ModelChoice
 from kernel.errors import LonghaulError
-from kernel.jobs import Job, get_job, requeue_job, say_progress
+from kernel.jobs import Job, fail_job, get_job, requeue_job, say_progress
 from kernel.postgres import STORE_ERRORS, Pool
 from kernel.shares import Charge, Used, charge
 from memory.port import Memory
 from orchestrator.extraction import candidates, reconciliation
-from orchestrator.extraction.asking import Answered, ask
+from orchestrator.extraction.asking import Answered, ExtractionFailed, ask
 from orchestrator.extraction.candidates import SCHEMA, Found
 from orchestrator.extraction.material import Material, read
 from orchestrator.extraction.plan import Step, carry_out, last_summary, pack, turn_of, unpack
@@ -37,6 +37,7 @@ from orchestrator.tools.tool import Vault
 log = structlog.get_logger(__name__)
 
 _IN_TURN: Final = 2.0
+_MOST_READINGS: Final = 3  # of a model that answers, and never what it was asked for: each is paid for
 _LEAST_ANSWER: Final = 4_000
 
 
@@ -75,12 +76,16 @@ class Extraction:
         try:
             done = await self._do(job)
         except Exception as error:
-            last = job.attempt >= job.attempts
+            hopeless = isinstance(error, ExtractionFailed) and job.attempt >= _MOST_READINGS
+            last = hopeless or job.attempt >= job.attempts
             self._measures.count("extractions", EXTRACT, "failed" if last else "put_off", time.monotonic() - started)
+            reason = error.message if isinstance(error, LonghaulError) else type(error).__name__
             if last:
-                reason = error.message if isinstance(error, LonghaulError) else type(error).__name__
                 log.error("extraction_given_up", run_id=job.key, org_id=job.org_id, error=reason)
-            raise
+            if not hopeless:
+                raise
+            await fail_job(self._db, job, {"code": ExtractionFailed.code, "message": reason})
+            return True
         if not done:
             self._measures.count("extractions", EXTRACT, "done", time.monotonic() - started)
         return done

@@ -11,6 +11,8 @@ import orjson
 import pytest
 
 from cli.rehearsal import ChatRequest, Hang, HttpError, Reply, ToolCall
+from memory.records import NewMemory
+from orchestrator.extraction.plan import Step, pack
 from orchestrator.extraction.requests import Requests
 from tests.e2e.caller import Caller, calling
 from tests.e2e.conftest import OwnStack, new_key
@@ -63,14 +65,15 @@ async def memories(caller: Caller, *, ended: bool = False) -> list[dict[str, Any
     return listed
 
 
-async def hurry(stack: Stack, run_id: str) -> None:
-    """Lets the next attempt begin at once, once the last one has failed."""
+async def hurry(stack: Stack, run_id: str, attempt: int = 1) -> None:
+    """Lets the next attempt begin at once, once this one has failed."""
 
     async def failed() -> Any:
         return await stack.database.fetchval(
             "UPDATE jobs SET not_before = now() WHERE kind = 'extract' AND key = $1 AND status = 'queued'"
-            " AND error IS NOT NULL RETURNING error::text",
+            " AND error IS NOT NULL AND attempt = $2 RETURNING error::text",
             run_id,
+            attempt,
         )
 
     await eventually(failed, what="an attempt has failed")
@@ -312,6 +315,24 @@ async def test_a_reading_that_never_fits_is_given_up_and_tried_again_later(
     assert len(model.asked(agents.script)) == 5
 
 
+async def test_a_model_that_never_answers_what_it_is_asked_is_not_asked_for_ever(
+    stack: Stack, caller: Caller, model: ScriptedModel, agents: Agents
+) -> None:
+    agent = await agents.agent(caller, said("I see."), said("Hello!"))
+    run = await caller.run("hello", agent_id=agent)
+    for attempt in (1, 2):
+        await hurry(stack, run["id"], attempt)
+
+    async def failed() -> Any:
+        return await stack.database.fetchval(
+            "SELECT error ->> 'code' FROM jobs WHERE key = $1 AND status = 'failed'", run["id"]
+        )
+
+    assert await eventually(failed, what="it is given up") == "extraction_failed"
+    assert len(model.asked(agents.script)) == 10
+    assert (await caller.get(f"/v1/runs/{run['id']}"))["status"] == "succeeded"
+
+
 async def test_a_model_that_is_down_leaves_the_run_unhurt_and_the_turn_is_read_later(
     stack: Stack, caller: Caller, model: ScriptedModel, agents: Agents
 ) -> None:
@@ -457,7 +478,20 @@ async def test_a_worker_that_is_killed_in_the_midst_leaves_nothing_twice(own: Ow
         )
         again = await extracted(stack, run["id"])
         assert (again["added"], again["ignored"], again["superseded"]) == (0, 1, 0)
-        assert sorted(item["text"] for item in await memories(ada)) == [BERGEN, "One."]
+        # As if it had died when all was decided, and nothing done.
+        steps = pack([Step(None, NewMemory("Ada has a boat.", scope="user"))])
+        await stack.database.execute(
+            "UPDATE jobs SET status = 'queued', finished_at = NULL, attempt = 0, progress = $2::text::jsonb"
+            " WHERE key = $1",
+            run["id"],
+            orjson.dumps({"steps": steps, "told": {"added": 1}}).decode(),
+        )
+        asked = len(model.asked(script))
+        assert await extracted(stack, run["id"]) == {"added": 1}
+        assert len(model.asked(script)) == asked
+        [boat, *_] = await memories(ada)
+        assert (boat["text"], boat["run_id"]) == ("Ada has a boat.", run["id"])
+        assert sorted(item["text"] for item in await memories(ada)) == ["Ada has a boat.", BERGEN, "One."]
         await assert_history(stack.database, run["id"])
 
 
