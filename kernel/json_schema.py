@@ -6,6 +6,7 @@ linear time, so that neither a schema nor a value can reach out or stall a proce
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -75,9 +76,18 @@ def _check_size(schema: Any) -> None:
                 below += item
             else:
                 size += len(str(item))
+                _check_number(item)
         if size > MAX_BYTES:
             raise SchemaError(f"must not be larger than {MAX_BYTES} bytes")
         level, depth = below, depth + 1
+
+
+def _check_number(item: Any) -> None:
+    """Others, and what keeps the schema, read no larger numbers."""
+    if isinstance(item, int) and not -(2**63) <= item < 2**63:
+        raise SchemaError("whole numbers must fit into 64 bits")
+    if isinstance(item, float) and not math.isfinite(item):
+        raise SchemaError("numbers must be finite")
 
 
 def _usable(schema: dict[str, Any]) -> dict[str, Any]:

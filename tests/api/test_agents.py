@@ -144,6 +144,7 @@ async def test_the_default_agent_can_not_be_deleted(client: httpx.AsyncClient) -
         ({"name": "a", "limits": {"max_depth": 5}}, "limits.max_depth"),
         ({"name": "a", "limits": {"timeout_seconds": 0}}, "limits.timeout_seconds"),
         ({"name": "a", "limits": {"max_tokens": 10**20}}, "limits.max_tokens"),
+        ({"name": "a", "response_schema": {"const": 10**20}}, "response_schema"),
         ({"name": "a", "model": "big"}, "model"),
         ({"name": "a", "model": {"temperature": 2.1}}, "model.temperature"),
         ({"name": "a", "sub_agents": [{"name": "Bad Name"}]}, "sub_agents.0.name"),
