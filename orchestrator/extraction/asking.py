@@ -50,7 +50,8 @@ async def ask(
     """What `read` makes of an answer that fits `schema`.
 
     Args:
-        read: gets the value, and whether this is the last try; gives a list of problems where it is not good enough.
+        read: called in a thread; gets the value, and whether this is the last try; gives a list of problems where it
+            is not good enough.
         used: is told what each answer has cost.
 
     Raises:
@@ -66,7 +67,7 @@ async def ask(
         text = str(turn.message.text)
         found = wanted.read(text)
         if isinstance(found, str):
-            made = read(orjson.loads(found), attempt == MOST_REPAIRS)
+            made = await asyncio.to_thread(read, orjson.loads(found), attempt == MOST_REPAIRS)
             if not isinstance(made, list):
                 return made
             found = Misfit(text, made)

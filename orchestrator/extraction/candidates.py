@@ -16,7 +16,7 @@ from memory.records import Kind, NewMemory, ScopeKind
 from memory.words import context_of
 from orchestrator.extraction.credentials import holds_credential
 from orchestrator.extraction.material import Line, Material
-from orchestrator.extraction.trust import MOST, Basis, reads_like_an_order, rests_on, sentences_to_keep
+from orchestrator.extraction.trust import MOST, Basis, Witnesses, reads_like_an_order
 
 MOST_CANDIDATES: Final = 12
 MOST_TEXT: Final = 600
@@ -111,12 +111,13 @@ def question(material: Material, summary: str) -> list[BaseMessage]:
 
 def read(material: Material, value: Mapping[str, Any], last: bool) -> Found | list[str]:
     """The candidates of an answer that fits `SCHEMA`, or what has to be corrected; the `last` answer is taken without
-    those that need it."""
+    those that need it. Takes a while where the turn is long."""
     memories: list[NewMemory] = []
     problems: list[str] = []
     dropped: dict[str, int] = {}
+    witnesses = Witnesses(material)
     for place, candidate in enumerate(value["memories"]):
-        judged = _judged(material, candidate)
+        judged = _judged(material, witnesses, candidate)
         if isinstance(judged, NewMemory):
             memories.append(judged)
         elif judged.correct:
@@ -125,7 +126,7 @@ def read(material: Material, value: Mapping[str, Any], last: bool) -> Found | li
             dropped[judged.why] = dropped.get(judged.why, 0) + 1
     if problems and not last:
         return problems
-    return Found(memories, _summary(material, value["summary"]), dropped)
+    return Found(memories, _summary(material, witnesses, value["summary"]), dropped)
 
 
 def packed(memory: NewMemory) -> dict[str, Any]:
@@ -147,10 +148,10 @@ class _Refused:
     correct: bool = False
 
 
-def _judged(material: Material, candidate: Mapping[str, Any]) -> NewMemory | _Refused:
+def _judged(material: Material, witnesses: Witnesses, candidate: Mapping[str, Any]) -> NewMemory | _Refused:
     text = clean(" ".join(candidate["text"].split()))
     kind: Kind = candidate["kind"]
-    basis = rests_on(material, candidate["message"], candidate["quote"], text)
+    basis = witnesses.basis(candidate["message"], candidate["quote"], text)
     if not text or basis is None:
         return _Refused("no message of this turn says so")
     if holds_credential(text):
@@ -185,8 +186,8 @@ def _judged(material: Material, candidate: Mapping[str, Any]) -> NewMemory | _Re
     )
 
 
-def _summary(material: Material, text: str) -> NewMemory | None:
-    text = clean(sentences_to_keep(material, " ".join(text.split())))[:_MOST_SUMMARY]
+def _summary(material: Material, witnesses: Witnesses, text: str) -> NewMemory | None:
+    text = clean(witnesses.without_orders(" ".join(text.split())))[:_MOST_SUMMARY]
     if not text or holds_credential(text):
         return None
     return NewMemory(

@@ -54,3 +54,9 @@ SELECT * FROM (
     FROM messages WHERE org_id = $1 AND session_id = $2 AND turn = $3 AND path = ''
     ORDER BY position DESC LIMIT $4) AS m
 ORDER BY position;
+
+-- name: overheard
+-- What tools returned in the turns of session $2 (org $1) before turn $3: the newest $4, of each the first $5 characters.
+SELECT CASE WHEN json_typeof(content) = 'string' THEN left(content #>> '{}', $5) ELSE left(content::text, $5) END AS text
+FROM messages WHERE org_id = $1 AND session_id = $2 AND turn < $3 AND path = '' AND role = 'tool'
+ORDER BY turn DESC, position DESC LIMIT $4;

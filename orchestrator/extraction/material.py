@@ -6,6 +6,7 @@ whatever the turn was: long texts lose their middle, and of many tool results th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,8 +26,10 @@ from orchestrator.window import records
 from orchestrator.window.record import Said, Window
 from orchestrator.window.tokens import clipped, estimate
 
-_MOST_MESSAGES: Final = 400
-_MOST_CHARACTERS: Final = 40_000
+_MOST_MESSAGES: Final = 200
+_MOST_CHARACTERS: Final = 20_000
+_MOST_OVERHEARD: Final = 40
+_OVERHEARD_CHARACTERS: Final = 2_000
 _USER_TOKENS: Final = 3_000
 _ANSWER_TOKENS: Final = 1_500
 _RESULT_TOKENS: Final = 500
@@ -52,7 +55,8 @@ class Line:
 class Material:
     """A turn. Its `lines` are numbered from 1; `earlier`, `summary` and `asked` are what went before it.
 
-    `at` is when the run ended, `behind` says that an earlier turn of the session is still to be read.
+    `at` is when the run ended, `behind` says that an earlier turn of the session is still to be read. `overheard` is
+    what tools said in earlier turns: nobody is told of it, it is what words are compared with.
     """
 
     scope: Scope
@@ -65,17 +69,7 @@ class Material:
     earlier: Sequence[Line] = ()
     summary: str = ""
     asked: Sequence[str] = ()
-
-    @property
-    def users_words(self) -> str:
-        """All that the user is known to have said."""
-        said = [line.text for line in (*self.earlier, *self.lines) if line.role == "user"]
-        return "\n".join([*self.asked, *said])
-
-    @property
-    def tools_words(self) -> str:
-        """All that tools have said in the turn."""
-        return "\n".join(line.text for line in self.lines if line.role == "tool")
+    overheard: Sequence[str] = ()
 
 
 async def read(db: Pool, org_id: str, run_id: str) -> Material | None:
@@ -87,12 +81,28 @@ async def read(db: Pool, org_id: str, run_id: str) -> Material | None:
         config = AgentConfig.model_validate_json(row["config"])
     except ValidationError:
         return None  # of another release; its runs fail too
-    rows = await db.fetch(SQL.said, org_id, row["session_id"], row["turn"], _MOST_MESSAGES, _MOST_CHARACTERS)
+    of_turn = (org_id, row["session_id"], row["turn"])
+    rows = await db.fetch(SQL.said, *of_turn, _MOST_MESSAGES, _MOST_CHARACTERS)
+    overheard = await db.fetch(SQL.overheard, *of_turn, _MOST_OVERHEARD, _OVERHEARD_CHARACTERS)
+    window = await records.load(db, org_id, row["session_id"], before=row["turn"])
+    texts = [record["text"] for record in overheard]
+    # Counting the tokens of long texts takes a while.
+    return await asyncio.to_thread(_put_together, org_id, run_id, row, config, rows, window, texts)
+
+
+def _put_together(
+    org_id: str,
+    run_id: str,
+    row: asyncpg.Record,
+    config: AgentConfig,
+    rows: Sequence[asyncpg.Record],
+    window: Window,
+    overheard: Sequence[str],
+) -> Material | None:
     room = min(_MOST_TOKENS, max(config.context.max_tokens - _ORDER_TOKENS, 400))
     lines = _within(_lines(rows), room)
     if not any(line.role == "user" for line in lines):
         return None
-    window = await records.load(db, org_id, row["session_id"], before=row["turn"])
     return Material(
         scope=Scope(org_id, row["user_id"], row["agent_id"], row["session_id"], run_id),
         turn=row["turn"],
@@ -104,6 +114,7 @@ async def read(db: Pool, org_id: str, run_id: str) -> Material | None:
         earlier=_earlier(window.dialogue),
         summary=clipped(window.summary.text, _SUMMARY_TOKENS) if window.summary else "",
         asked=_asked(window),
+        overheard=overheard,
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from memory.terms import PAIR, WORD, terms
-from orchestrator.extraction.material import Line, Material
+from orchestrator.extraction.material import Material
 
 Origin = Literal["user", "assistant", "tool"]
 
@@ -25,7 +25,7 @@ MOST: Final[dict[Origin, float]] = {"user": 0.95, "assistant": 0.6, "tool": 0.5}
 
 _LEAST_SUPPORT: Final = 0.34
 
-# Relative words, such as dates that the reader was told to write out, are no tool's.
+# Dates are no tool's: whoever writes the candidate was told to write them out.
 _DATE: Final = re.compile(r"\d{4}-\d{2}(?:-\d{2})?(?:T[\d:.Z+-]*)?|\b\d{4}\b")
 
 _ORDERS: Final = re.compile(
@@ -53,54 +53,54 @@ class Basis:
     tool: str = ""
 
 
-def rests_on(material: Material, number: int, quote: str, text: str) -> Basis | None:
-    """What `text` rests on, for which `quote` of message `number` of the turn is given as evidence; None where the
-    message does not say so."""
-    if not 1 <= number <= len(material.lines):
-        return None
-    line = material.lines[number - 1]
-    wanted = _plain(quote)
-    if not wanted or wanted not in _plain(line.text):
-        return None
-    if line.role == "tool":
-        return Basis("tool", line.tool)
-    if (tool := _tool_behind(material, text)) is not None:
-        return Basis("tool", tool)
-    return Basis(line.role)
+class Witnesses:
+    """What was said in a session, by whom. Takes a while to make: a turn may be long."""
+
+    def __init__(self, material: Material) -> None:
+        self._lines = material.lines
+        self._folded = [_plain(line.text) for line in material.lines]
+        said = [line.text for line in (*material.earlier, *material.lines) if line.role == "user"]
+        self._users = _words([*material.asked, *said])
+        self._tools = [(line.tool, _words([line.text])) for line in material.lines if line.role == "tool"]
+        self._before = _words(material.overheard)
+
+    def basis(self, number: int, quote: str, text: str) -> Basis | None:
+        """What `text` rests on, for which `quote` of message `number` of the turn is given as evidence; None where the
+        message does not say so."""
+        wanted = _plain(quote)
+        if not wanted or not 1 <= number <= len(self._lines) or wanted not in self._folded[number - 1]:
+            return None
+        line = self._lines[number - 1]
+        if line.role == "tool":
+            return Basis("tool", line.tool)
+        if (tool := self._tool_behind(text)) is not None:
+            return Basis("tool", tool)
+        return Basis(line.role)
+
+    def without_orders(self, text: str) -> str:
+        """A summary without the sentences that read like orders and are not the user's."""
+        parts = re.split(r"(?<=[.!?])\s+|(?<=[。！？])|\n+", text)
+        kept = [part for part in parts if not reads_like_an_order(part) or self._tool_behind(part) is None]
+        return " ".join(part for part in kept if part.strip())
+
+    def _tool_behind(self, text: str) -> str | None:
+        """The tool whose words `text` has: words that the user has not said; or, of a text that has hardly any words of
+        the user's, any tool of the session. None where it is the user's own, or no tool has said anything."""
+        if not self._tools and not self._before:
+            return None
+        said = _words([_DATE.sub(" ", text)])
+        foreign = said - self._users
+        named = [tool for tool, words in self._tools if foreign & words]
+        if not named and not foreign & self._before:
+            if said and len(said - foreign) >= _LEAST_SUPPORT * len(said):
+                return None
+            named = [tool for tool, _ in self._tools]
+        return ", ".join(dict.fromkeys(named))[:200] or "a tool"
 
 
 def reads_like_an_order(text: str) -> bool:
     """Whether a text from a tool tells somebody what to do, or says what the user wants."""
     return _ORDERS.search(text) is not None
-
-
-def sentences_to_keep(material: Material, text: str) -> str:
-    """A summary without the sentences that read like orders and are not the user's."""
-    if not material.tools_words:
-        return text
-    parts = re.split(r"(?<=[.!?])\s+|(?<=[。！？])|\n+", text)
-    kept = [part for part in parts if not (reads_like_an_order(part) and _tool_behind(material, part) is not None)]
-    return " ".join(part for part in kept if part.strip())
-
-
-def _tool_behind(material: Material, text: str) -> str | None:
-    """The tool whose words `text` has: words that the user has not said; or, of a text that has hardly any words of the
-    user's, any tool of the turn. None where it is the user's own, or no tool has said anything."""
-    results = [line for line in material.lines if line.role == "tool"]
-    if not results:
-        return None
-    said = _words([_DATE.sub(" ", text)])
-    if not said:
-        return _named(results[-1:])
-    foreign = said - _words([material.users_words])
-    by_tools = [line for line in results if foreign & _words([line.text])]
-    if by_tools:
-        return _named(by_tools)
-    return None if len(said - foreign) >= _LEAST_SUPPORT * len(said) else _named(results)
-
-
-def _named(results: Iterable[Line]) -> str:
-    return ", ".join(dict.fromkeys(line.tool for line in results))[:200]
 
 
 def _words(texts: Iterable[str]) -> set[str]:
