@@ -28,6 +28,7 @@ LARGE: Final = 10_000
 """Memories of a shelf from which on it is searched through the graph. Below, its vectors are compared one by one: two
 microseconds each at 384 dimensions."""
 
+_MOST_COMPARED: Final = 50_000  # vectors one by one: only a recall over a whole org comes to so many
 _MOST_JOINED: Final = 4  # shelves on which pairs of common terms are looked up
 _MOST_NEIGHBOURS: Final = 200
 
@@ -215,7 +216,12 @@ def _by_words(search: Search, values: _Parameters, depth: int, within: bool) -> 
 
 
 def _near(search: Search, values: _Parameters, depth: int, within: bool) -> list[str]:
-    small = [shelf for shelf, amount in search.shelves.items() if amount < LARGE]
+    small: list[int] = []
+    left = _MOST_COMPARED
+    for shelf, amount in search.shelves.items():
+        if amount < LARGE and amount <= left:
+            small.append(shelf)
+            left -= amount
     large = [shelf for shelf, amount in search.shelves.items() if amount >= LARGE]
     return [
         SQL.near.format(
