@@ -56,7 +56,7 @@ async def test_what_a_run_remembers_is_its_users_alone(toolbox: Toolbox, org: st
 async def test_a_run_for_nobody_remembers_for_the_org(toolbox: Toolbox, org: str) -> None:
     await call(toolbox, "remember", {"text": "The canteen opens at noon."}, org, None)
     found = await call(toolbox, "recall", {"query": "canteen"}, org, "bob")
-    assert found.result == "- The canteen opens at noon."
+    assert shown(found) == ["- The canteen opens at noon."]
 
 
 async def test_a_call_repeated_keeps_one_memory(toolbox: Toolbox, org: str, database: Pool) -> None:
