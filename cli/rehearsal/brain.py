@@ -13,6 +13,7 @@ from typing import Any
 
 from cli.rehearsal.conversation import Conversation, Result, read_conversation, related
 from cli.rehearsal.problems import Problem, find_problem, wants_a_number
+from cli.rehearsal.reading import answer_about_memories
 from cli.rehearsal.script import ChatRequest, Reply, ToolCall
 
 WHO = (
@@ -55,6 +56,8 @@ class RehearsalBrain:
     token_delay: float = 0.0
 
     def __call__(self, request: ChatRequest) -> Reply:
+        if (memories := answer_about_memories(request.body, request.messages)) is not None:
+            return Reply([memories])
         talk = read_conversation(request.messages)
         tools = {} if request.body.get("tool_choice") == "none" else request.tools
         task = _Task.read(talk)

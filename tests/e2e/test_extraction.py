@@ -10,7 +10,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from cli.rehearsal import ChatRequest, Hang, HttpError, Reply, ToolCall
+from cli.rehearsal import ChatRequest, Hang, HttpError, ModelServer, RehearsalBrain, Reply, ToolCall
 from memory.records import NewMemory
 from orchestrator.extraction.plan import Step, pack
 from orchestrator.extraction.requests import Requests
@@ -526,3 +526,29 @@ async def test_what_reading_a_turn_costs_is_charged_to_its_org(
     org_id = await stack.database.fetchval("SELECT org_id FROM runs WHERE id = $1", run["id"])
     assert await stack.database.fetchval("SELECT charged FROM lanes WHERE org_id = $1", org_id) > 100
     assert (await caller.get(f"/v1/runs/{run['id']}"))["usage"]["input_tokens"] < 1_000
+
+
+async def test_the_rehearsal_model_knows_a_returning_user(own: OwnStack) -> None:
+    async with ModelServer(RehearsalBrain()) as server:
+        stack = await own.stack(OPENAI_BASE_URL=server.url, LLM_MODEL="rehearsal", LONGHAUL_EXTRACT="on")
+        async with calling(stack.url, await new_key(stack, user_id="ada")) as ada:
+            for text in (
+                "Hello! My name is Ada, and I am allergic to peanuts. I live in Bergen and I prefer tea.",
+                "我喜欢简短的报告。我对花生过敏。",
+                "By the way, I live in Oslo.",
+            ):
+                run = await ada.run(text)
+                await extracted(stack, run["id"])
+            assert {item["text"] for item in await memories(ada)} == {
+                "The user's name is Ada.",
+                "The user is allergic to peanuts.",
+                "The user prefers tea.",
+                "用户喜欢简短的报告。",
+                "用户对花生过敏。",
+                "The user lives in Oslo.",
+            }
+            [moved] = [item["text"] for item in await memories(ada, ended=True) if item["ended_at"]]
+            assert moved == "The user lives in Bergen."
+            run = await ada.run("Is there anything that the user is allergic to?")
+            assert "The user is allergic to peanuts" in run["answer"]
+        await own.stop()
