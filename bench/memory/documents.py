@@ -82,7 +82,6 @@ def _manual(
                 NewMemory(
                     wrapped(line),
                     kind="knowledge",
-                    scope="org",
                     source=f"{thread}.pdf",
                     entities=(),
                     thread=thread,

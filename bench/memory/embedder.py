@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from bench.memory.grammar import topics
 from memory.embedders.nearness import UNRELATED, measured
-from memory.embedders.port import Nearness
 from memory.terms import CHARACTER, LIGHT, terms
 
 _DIMENSIONS: Final = 256
