@@ -18,7 +18,7 @@ import structlog
 
 from kernel.agent_config import ModelChoice
 from kernel.errors import LonghaulError
-from kernel.jobs import Job, fail_job, get_job, requeue_job, say_progress
+from kernel.jobs import Job, JobLost, fail_job, get_job, requeue_job, say_progress
 from kernel.postgres import STORE_ERRORS, Pool
 from kernel.shares import Charge, Used, charge
 from memory.port import Memory
@@ -82,6 +82,7 @@ class Extraction:
             reason = error.message if isinstance(error, LonghaulError) else type(error).__name__
             if last:
                 log.error("extraction_given_up", run_id=job.key, org_id=job.org_id, error=reason)
+                await self._forget(job)
             if not hopeless:
                 raise
             await fail_job(self._db, job, {"code": ExtractionFailed.code, "message": reason})
@@ -112,6 +113,13 @@ class Extraction:
         await say_progress(self._db, job, told)
         log.info("memories_extracted", run_id=job.key, session_id=material.scope.session_id, org_id=job.org_id, **told)
         return None
+
+    async def _forget(self, job: Job) -> None:
+        """What was to be kept, and won't be, is not left with the job."""
+        try:
+            await say_progress(self._db, job, {"given_up": True})
+        except (JobLost, *STORE_ERRORS) as error:
+            log.info("progress_not_removed", job_id=job.id, error=repr(error))
 
     async def _decide(self, job: Job, material: Material) -> tuple[list[Step], dict[str, Any]]:
         used = Answered()

@@ -24,6 +24,7 @@ MOST: Final[dict[Origin, float]] = {"user": 0.95, "assistant": 0.6, "tool": 0.5}
 """The highest confidence of what rests on whose words."""
 
 _LEAST_SUPPORT: Final = 0.34
+_SHORTEST_QUOTE: Final = 3  # letters and digits
 
 # Dates are no tool's: whoever writes the candidate was told to write them out.
 _DATE: Final = re.compile(r"\d{4}-\d{2}(?:-\d{2})?(?:T[\d:.Z+-]*)?|\b\d{4}\b")
@@ -67,8 +68,10 @@ class Witnesses:
     def basis(self, number: int, quote: str, text: str) -> Basis | None:
         """What `text` rests on, for which `quote` of message `number` of the turn is given as evidence; None where the
         message does not say so."""
-        wanted = _plain(quote)
-        if not wanted or not 1 <= number <= len(self._lines) or wanted not in self._folded[number - 1]:
+        if not 1 <= number <= len(self._lines):
+            return None
+        wanted, folded = _plain(quote), self._folded[number - 1]
+        if wanted not in folded or len(wanted) < min(_SHORTEST_QUOTE, len(folded)) or not wanted:
             return None
         line = self._lines[number - 1]
         if line.role == "tool":

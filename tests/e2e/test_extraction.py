@@ -552,3 +552,30 @@ async def test_the_rehearsal_model_knows_a_returning_user(own: OwnStack) -> None
             run = await ada.run("Is there anything that the user is allergic to?")
             assert "The user is allergic to peanuts" in run["answer"]
         await own.stop()
+
+
+async def test_an_embedder_that_is_down_leaves_the_run_unhurt_and_no_model_is_asked_again(
+    own: OwnStack, model: ScriptedModel
+) -> None:
+    server = ModelServer(RehearsalBrain())
+    await server.start()
+    port = int(server.url.rsplit(":", 1)[1].removesuffix("/v1"))
+    await server.stop()
+    stack = await own.stack(
+        LONGHAUL_EXTRACT="on", LONGHAUL_EMBEDDING_BASE_URL=server.url, LONGHAUL_EMBEDDING_MODEL="rehearsal"
+    )
+    async with calling(stack.url, await new_key(stack, user_id="ada")) as ada:
+        script = model.script(said("I see."), found(candidate(BERGEN, "my office is in Bergen")))
+        run = await ada.run("I am Ada, my office is in Bergen, on the third floor", model=script)
+        assert run["answer"] == "I see."
+        await assert_history(stack.database, run["id"])
+        failed = "SELECT error ->> 'code' FROM jobs WHERE key = $1 AND status = 'queued'"
+        error = await eventually(lambda: stack.database.fetchval(failed, run["id"]), what="an attempt has failed")
+        assert error == "memory_unavailable"
+        assert await memories(ada) == []
+        async with ModelServer(RehearsalBrain(), port=port):
+            await hurry(stack, run["id"])
+            await extracted(stack, run["id"])
+            assert [item["text"] for item in await memories(ada)] == [BERGEN]
+        assert len(model.asked(script)) == 2
+    await own.stop()

@@ -79,6 +79,7 @@ def test_what_the_user_said_is_theirs() -> None:
         {"quote": "something nobody said"},
         {"message": 7},
         {"quote": "…"},
+        {"quote": "I"},
         {"message": 2},
     ],
 )
