@@ -47,7 +47,7 @@ async def open_memory(host: MemoryHost) -> AsyncIterator[Memory]:
         # Imported here, because an API process may do without.
         from memory.opening import postgres_memory
 
-        async with postgres_memory(host) as memory:
+        async with postgres_memory(host.settings, host.db) as memory:
             yield memory
         return
     found = plugins("memory")

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from kernel.postgres import Pool
+from kernel.settings import Settings
 from memory.embedders import choose_embedder, previous_embedders
-from memory.host import MemoryHost
 from memory.rerankers import choose_reranker
 from memory.store import PostgresMemory
 
 
 @asynccontextmanager
-async def postgres_memory(host: MemoryHost) -> AsyncIterator[PostgresMemory]:
+async def postgres_memory(settings: Settings, db: Pool) -> AsyncIterator[PostgresMemory]:
     """`PostgresMemory` with the embedders and the reranker that the settings name.
 
     Raises:
@@ -21,12 +22,12 @@ async def postgres_memory(host: MemoryHost) -> AsyncIterator[PostgresMemory]:
     """
     async with AsyncExitStack() as stack:
         # A local model's files are looked at, which may block.
-        embedder = await asyncio.to_thread(choose_embedder, host.settings)
+        embedder = await asyncio.to_thread(choose_embedder, settings)
         stack.push_async_callback(embedder.aclose)
-        previous = await asyncio.to_thread(previous_embedders, host.settings)
+        previous = await asyncio.to_thread(previous_embedders, settings)
         for one in previous.values():
             stack.push_async_callback(one.aclose)
-        reranker = choose_reranker(host.settings)
+        reranker = choose_reranker(settings)
         if reranker is not None:
             stack.push_async_callback(reranker.aclose)
-        yield PostgresMemory(host.db, embedder, previous=previous, reranker=reranker)
+        yield PostgresMemory(db, embedder, previous=previous, reranker=reranker)

@@ -86,10 +86,19 @@ def words(text: str, context: str | None = None) -> Words:
     kept: Iterable[int] = counts
     if len(counts) > MAX_TERMS:
         kept = sorted(counts, key=lambda key: -weights[key])[:MAX_TERMS]  # stable: of equals the early ones
-    spread = K1 * (1 - B + B * math.sqrt(length / PIVOT))
+    spread = _spread(length)
     numbers = tuple(sorted(kept))
     impacts = tuple(round(counts[key] * (K1 + 1) / (counts[key] + spread), 4) for key in numbers)
     return Words(numbers, impacts, length)
+
+
+def single(length: int) -> float:
+    """The impact of a term that is once in a memory of this length; 1 at the pivot."""
+    return (K1 + 1) / (1 + _spread(length))
+
+
+def _spread(length: int) -> float:
+    return K1 * (1 - B + B * math.sqrt(length / PIVOT))
 
 
 def keys(shelf: int, numbers: Iterable[int]) -> list[int]:

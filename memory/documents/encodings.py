@@ -19,8 +19,8 @@ _MARKS: Final = (
 _META: Final = re.compile(rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([A-Za-z0-9._:-]{1,40})""", re.I)
 # Browsers and mail take these names for their supersets, and so do those who write them.
 _WIDER: Final = {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "utf-8", "shift_jis": "cp932"}
-# Encodings of East Asia have a shape that other bytes do not have by chance. Which of the many encodings of one byte for
-# each letter a text is in shows only in its words, and not for sure.
+# Encodings of East Asia have a shape that other bytes do not have by chance. Which of the many encodings of one byte
+# for each letter a text is in shows only in its words, and not for sure.
 _TOLD: Final = frozenset(
     {"gb18030", "big5", "big5hkscs", "cp950", "cp932", "euc_jp", "euc_jis_2004", "euc_kr", "cp949"}
 )

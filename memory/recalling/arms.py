@@ -20,7 +20,7 @@ from kernel.postgres import Pool
 from kernel.sql import statements
 from memory.recalling.question import Rated
 from memory.records import Filter, Kind
-from memory.words import numbers, words
+from memory.words import numbers, single, words
 
 SQL = statements(__package__, "recall.sql")
 
@@ -62,8 +62,9 @@ class Search:
 
 @dataclass(slots=True)
 class Candidate:
-    """A memory with what ranks it. `words` is its BM25 as a share of what covering the whole question makes, `near`
-    its nearness as a share of what is above the base; `is_near` where it is above the floor."""
+    """A memory with what ranks it. `words` is its BM25 as a share of what covering the whole question makes, `covered`
+    the same whatever its length: a long memory says less with a word, and has it all the same. `near` is its nearness
+    as a share of what is above the base; `is_near` where it is above the floor."""
 
     no: int
     shelf: int
@@ -74,6 +75,7 @@ class Candidate:
     thread: str | None
     place: int | None
     words: float
+    covered: float
     near: float
     is_near: bool
     score: float = 0.0
@@ -253,6 +255,7 @@ def _filters(where: Filter, values: _Parameters) -> dict[str, str]:
 def _candidate(row: asyncpg.Record, search: Search) -> Candidate:
     cosines = [(row[f"near_{sight.space}"], sight) for sight in search.sights]
     near = max(((cosine - sight.base) / (1 - sight.base) for cosine, sight in cosines), default=0.0)
+    words = (row["words"] or 0.0) / search.rated.full if search.rated else 0.0
     return Candidate(
         no=row["no"],
         shelf=row["shelf"],
@@ -262,7 +265,8 @@ def _candidate(row: asyncpg.Record, search: Search) -> Candidate:
         entities=row["entities"],
         thread=row["thread"],
         place=row["place"],
-        words=(row["words"] or 0.0) / search.rated.full if search.rated else 0.0,
+        words=words,
+        covered=words / min(1.0, single(row["length"] or 0)),
         near=max(near, 0.0),
         is_near=any(cosine > sight.floor for cosine, sight in cosines),
     )

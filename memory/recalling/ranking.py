@@ -47,7 +47,7 @@ def fuse(pool: Sequence[Candidate], weight: float) -> None:
 
 def relevant(each: Candidate) -> bool:
     """Whether an arm finds it relevant by itself."""
-    return each.words >= LEAST_WORDS or each.is_near
+    return each.covered >= LEAST_WORDS or each.is_near
 
 
 def spread(pool: Iterable[Candidate]) -> None:

@@ -1,8 +1,8 @@
 -- Recall: three statements, each one round trip. Every one names the org.
 --
 -- Vectors and arrays travel as text, which needs no type lookups on a new connection. The sub-selects around vectors
--- matter: as InitPlans they are parsed once; a bare parameter would be parsed again for every row. Words in braces are put in by
--- `arms.py`: numbers of its own, and parts of this file.
+-- matter: as InitPlans they are parsed once; a bare parameter would be parsed again for every row. Words in braces are
+-- put in by `arms.py`: numbers of its own, and parts of this file.
 
 -- name: prospects
 -- What there is to search: the shelves that the asker sees, the spaces of vectors, and how rare the terms are.
@@ -34,7 +34,8 @@ SELECT 'term', term, memories, NULL, NULL FROM memory_terms WHERE org_id = $1 AN
 -- Candidates with what ranks them. A candidate of one arm is weighed by the others too: what an arm did not list it did
 -- not find worthless. OFFSET 0: they are looked up one by one; a plan made for any org might read the largest one whole.
 WITH candidates AS MATERIALIZED ({candidates})
-SELECT m.no, m.shelf, m.kind, m.created_at, m.confidence::text::float8 AS confidence, m.entities, m.thread, m.place, {words} AS words{further}
+SELECT m.no, m.shelf, m.kind, m.created_at, m.confidence::text::float8 AS confidence, m.entities, m.thread, m.place,
+       w.length, {words} AS words{further}
 FROM (SELECT DISTINCT memory FROM candidates) AS c
 CROSS JOIN LATERAL (SELECT * FROM memories WHERE no = c.memory OFFSET 0) AS m
 LEFT JOIN memory_words w ON w.memory = c.memory{vectors}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memory.terms import CHARACTER, LIGHT, PAIR, WORD, Term, document, owner_tag, question, terms
+from memory.terms import CHARACTER, LIGHT, PAIR, WORD, Term, terms
 
 
 def texts(text: str) -> list[str]:
@@ -70,28 +70,3 @@ def test_full_width_letters_and_digits_are_plain_ones() -> None:
 def test_a_blob_is_known_by_its_beginning() -> None:
     [term] = terms("x1" * 3000)
     assert term == Term(("x1" * 3000)[:64], WORD)
-
-
-def test_a_document_holds_positions_and_grades_under_its_owners_tag() -> None:
-    assert document(terms("Tea, the user says: tea!"), "t_") == "'t_tea':1A,4A 't_user':2D 't_say':3D"
-
-
-def test_owners_have_tags_of_their_own() -> None:
-    tags = {owner_tag("org_a", None), owner_tag("org_a", "u"), owner_tag("org_b", None), owner_tag("org_b", "u")}
-    assert len(tags) == 4
-    assert {len(tag) for tag in tags} == {8}
-
-
-def test_a_question_asks_for_any_term_once() -> None:
-    assert question(terms("tea or coffee, coffee?"), "t_").tsquery == "'t_coffe' | 't_tea'"
-
-
-def test_a_question_without_terms_asks_nothing() -> None:
-    assert question(terms("What is it?"), "t_").tsquery is None
-
-
-def test_a_long_question_keeps_its_telling_terms() -> None:
-    asked = question(terms("user work " + " ".join(f"word{number}" for number in range(100))), "").tsquery
-    assert asked is not None
-    assert len(asked.split(" | ")) == 16
-    assert "'user'" not in asked
