@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # More for a verb, as in: make dev ARGS="--port 0 --json" or make test ARGS="tests/cli -x"
 ARGS  :=
 
-.PHONY: help setup demo dev test lint bench chaos
+.PHONY: help setup demo dev test lint bench bench-memory chaos
 
 help:
 	@echo "make demo    a real agent job on a stack made for it, shown as it happens"
@@ -13,6 +13,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make lint    ruff, mypy, import contracts"
 	@echo "make bench   measures on this machine"
+	@echo "make bench-memory  what recall finds, and how fast; ARGS=\"--million\" has a million memories"
 	@echo "make chaos   half an hour of faults over many runs; make chaos ARGS=\"--minutes 2\" is a short one"
 	@echo "make setup   only the set-up, which the others do by themselves"
 
@@ -33,6 +34,9 @@ lint: $(READY)
 
 bench: $(READY)
 	@$(VENV)/bin/python -m bench $(ARGS)
+
+bench-memory: $(READY)
+	@$(VENV)/bin/python -m bench.memory $(ARGS)
 
 # Everything at once, then what is too long for `make test`, such as every crash point at every index.
 chaos: $(READY)

@@ -102,9 +102,7 @@ async def _bench(options: argparse.Namespace, directory: Path) -> int:
 def main() -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description="Measures memory on this machine.")
-    parser.add_argument(
-        "--million", action="store_true", help="a million memories of a thousand orgs, and nothing else"
-    )
+    parser.add_argument("--million", action="store_true", help="a million memories of a thousand orgs, alone")
     parser.add_argument("--only", action="append", choices=_ROWS, help="measure only this")
     parser.add_argument("--rows", type=int, help="memories of the row about scale, or of the million")
     parser.add_argument("--orgs", type=int, default=million.ORGS, help="orgs of the million")

@@ -65,7 +65,8 @@ class SyntheticEmbedder:
         if length > 0:
             total /= length
         total += _NOISE * _direction(f"noise {text}")
-        return total / (float(np.linalg.norm(total)) * 1.0001)
+        unit: Vector = total / (float(np.linalg.norm(total)) * 1.0001)
+        return unit
 
     @cache  # noqa: B019  # lives as long as the bench
     def _meaning(self, phrase: str) -> Vector:

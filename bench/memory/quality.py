@@ -1,4 +1,4 @@
-"""How good recall is: what it finds of the answers to questions, beside its arms one by one and other ways to search."""
+"""How good recall is: what it finds of the answers to questions, beside each of its arms and other ways to search."""
 
 from __future__ import annotations
 

@@ -71,7 +71,8 @@ class PostgresRank:
             for place, one in enumerate(memories)
         ]
         await self._pool.execute(
-            "INSERT INTO bench_ranked SELECT s, p, t::tsvector FROM unnest($1::int[], $2::int[], $3::text[]) g (s, p, t)",
+            "INSERT INTO bench_ranked"
+            " SELECT s, p, t::tsvector FROM unnest($1::int[], $2::int[], $3::text[]) AS g (s, p, t)",
             *map(list, zip(*rows, strict=True)),
         )
         await self._pool.execute("ANALYZE bench_ranked")
