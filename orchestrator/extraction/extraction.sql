@@ -19,14 +19,15 @@ WITH recent AS MATERIALIZED (
            AND finished_at IS NOT NULL AND kept = 'slim'
      ORDER BY finished_at DESC LIMIT $4)
 ), extracting AS MATERIALIZED (
-    -- Each configuration is read once, however many runs it had.
-    SELECT v.agent_id, v.version
+    -- Each configuration that was used is read once, however many runs it had, and no other.
+    SELECT a.agent_id, a.agent_version
     FROM (SELECT DISTINCT agent_id, agent_version FROM recent) AS a
-    JOIN agent_versions v ON v.agent_id = a.agent_id AND v.version = a.agent_version
-    WHERE coalesce((v.config #>> '{memory,extract}')::boolean, $3)
+    CROSS JOIN LATERAL (SELECT (v.config #>> '{memory,extract}')::boolean AS extract FROM agent_versions v
+                        WHERE v.agent_id = a.agent_id AND v.version = a.agent_version LIMIT 1) AS c
+    WHERE coalesce(c.extract, $3)
 )
 SELECT r.id, r.org_id
-FROM recent r JOIN extracting e ON e.agent_id = r.agent_id AND e.version = r.agent_version
+FROM recent r JOIN extracting e ON e.agent_id = r.agent_id AND e.agent_version = r.agent_version
 WHERE r.status = 'succeeded' AND r.workflow <> 'echo'
       AND EXISTS (SELECT FROM messages m
                   WHERE m.session_id = r.session_id AND m.turn = r.turn AND m.path = '' AND m.role = 'user')
