@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -23,6 +23,7 @@ from orchestrator.middleware.calls import Emitted, ModelCall
 from orchestrator.models.turn import Turn
 from orchestrator.window import records
 from orchestrator.window.asked import MOST_TOKENS, kept
+from orchestrator.window.asker import Asker
 from orchestrator.window.assembly import Context, Parts, assemble, falling
 from orchestrator.window.pieces import Piece, Round, of_said, of_transcript
 from orchestrator.window.preamble import About
@@ -31,9 +32,6 @@ from orchestrator.window.references import OPEN_RESULT
 from orchestrator.window.summary import chunk, read_turn, room_for, summarize, summary_tokens, tokens_of
 from orchestrator.window.tokens import estimate, of_message
 from orchestrator.window.windows import Windows
-
-if TYPE_CHECKING:
-    from orchestrator.context import RunContext
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +89,7 @@ class ContextWindow:
 
     async def tell(
         self,
-        context: RunContext,
+        context: Asker,
         system: str,
         position: int,
         tools: Sequence[dict[str, Any]],
@@ -147,7 +145,7 @@ class ContextWindow:
         left = [round for round in rounds if round.last > self._covered]
         return Parts(system, self._about, self._history, task, left, self._run.turn)
 
-    async def _reread_notes(self, context: RunContext, rounds: Sequence[Round]) -> None:
+    async def _reread_notes(self, context: Asker, rounds: Sequence[Round]) -> None:
         """Notes that the run itself has changed."""
         if self._path or not _NOTES.intersection(context.actor.kit.names):
             return
@@ -164,7 +162,7 @@ class ContextWindow:
         return self._fits_tools[1]
 
     def _with_opener(
-        self, context: RunContext, tools: Sequence[dict[str, Any]], told: Context, *, opens: bool
+        self, context: Asker, tools: Sequence[dict[str, Any]], told: Context, *, opens: bool
     ) -> Sequence[dict[str, Any]]:
         if not opens or OPEN_RESULT in context.actor.kit.names:
             return tools
@@ -172,7 +170,7 @@ class ContextWindow:
             return tools
         return [*tools, *context.actor.kit.toolbox.schemas([OPEN_RESULT])]
 
-    def _say_earlier(self, context: RunContext) -> None:
+    def _say_earlier(self, context: Asker) -> None:
         """What was summed up between the last run and this one."""
         if (summary := self._tell_summary) is not None:
             self._tell_summary = None
@@ -180,7 +178,7 @@ class ContextWindow:
 
     # -- what falls out --------------------------------------------------------------------------------------------
 
-    async def _compact(self, context: RunContext, parts: Parts, budget: int, told: Context, *, opens: bool) -> Context:
+    async def _compact(self, context: Asker, parts: Parts, budget: int, told: Context, *, opens: bool) -> Context:
         if self.config.summarize and len(parts.rounds) - self._tried >= _PAUSE:
             before = told.needed
             count = 0
@@ -201,7 +199,7 @@ class ContextWindow:
             _say(context, told.left_out, told.needed, told.tokens, "cut")
         return told
 
-    async def _sum_up(self, context: RunContext, parts: Parts, budget: int) -> int:
+    async def _sum_up(self, context: Asker, parts: Parts, budget: int) -> int:
         """Sums up what has to go so that half of the room is free; how many messages that were."""
         if self._base is None and parts.history and not self._path:
             self._take(await self._windows.load(self._run))  # only the window knows where each message stands
@@ -215,7 +213,7 @@ class ContextWindow:
             count += await self._sum_up_rounds(context, parts.rounds[:rounds])
         return count
 
-    async def _sum_up_history(self, context: RunContext, messages: int) -> int:
+    async def _sum_up_history(self, context: Asker, messages: int) -> int:
         assert self._base is not None
         count = 0
         for _ in range(_MOST_CHUNKS):
@@ -253,7 +251,7 @@ class ContextWindow:
             count += len(pieces)
         return count
 
-    async def _sum_up_rounds(self, context: RunContext, rounds: Sequence[Round]) -> int:
+    async def _sum_up_rounds(self, context: Asker, rounds: Sequence[Round]) -> int:
         room, count = room_for(self.config.max_tokens), 0
         left = list(rounds)
         for _ in range(_MOST_CHUNKS):
@@ -273,7 +271,7 @@ class ContextWindow:
             left = left[fit:]
         return count
 
-    async def _ask(self, context: RunContext, earlier: str, pieces: Sequence[Piece]) -> tuple[str, Turn]:
+    async def _ask(self, context: Asker, earlier: str, pieces: Sequence[Piece]) -> tuple[str, Turn]:
         """A summary, whose tokens count like all others of the run."""
         tokens = summary_tokens(self.config.max_tokens)
         choice = summary_choice(context.actor.model, self.config)
@@ -307,7 +305,7 @@ def summary_choice(model: ModelChoice, config: ContextConfig) -> ModelChoice:
     return model.model_copy(update=dict(changes))
 
 
-def _say(context: RunContext, messages: int, before: int, after: int, how: str) -> None:
+def _say(context: Asker, messages: int, before: int, after: int, how: str) -> None:
     about = {"messages": messages, "tokens_before": before, "tokens_after": after, "by": how}
     context.log.say("context_compacted", context.named(about), urgent=False)
 
