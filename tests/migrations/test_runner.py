@@ -100,7 +100,8 @@ async def test_a_table_that_is_in_use_makes_a_migration_give_up_instead_of_block
     migrated: tuple[str, asyncpg.Connection],
 ) -> None:
     url, connection = migrated
-    await connection.execute("DELETE FROM schema_migrations WHERE name = '0002_memories.sql'; DROP TABLE memories CASCADE")
+    await connection.execute("DELETE FROM schema_migrations WHERE name = '0002_memories.sql'")
+    await connection.execute("DROP TABLE memories CASCADE")
     async with connection.transaction():
         await connection.execute("LOCK TABLE orgs IN ACCESS EXCLUSIVE MODE")  # 0002 refers to it
         with pytest.raises(MigrationFailed, match="lock timeout"):
