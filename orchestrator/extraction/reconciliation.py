@@ -24,6 +24,7 @@ from memory.terms import terms
 from orchestrator.extraction.candidates import MOST_TEXT
 from orchestrator.extraction.credentials import holds_credential
 from orchestrator.extraction.plan import Step
+from orchestrator.extraction.trust import reads_like_an_order
 
 Action = Literal["add", "ignore", "supersede", "merge"]
 
@@ -31,6 +32,7 @@ SURE: Final = 0.7
 """The least confidence of what may take the place of something that a person wrote."""
 
 _NEAREST: Final = 6
+_RANKS: Final[Mapping[str, int]] = {"tool": 0, "assistant": 1, "user": 2}
 _LEAST_KNOWN: Final = 0.8  # the share of a merged text's words that one of its two parts must have
 
 _ORDER: Final = (
@@ -176,29 +178,34 @@ def _step(candidate: NewMemory, action: Action, old: RecalledItem | None, text: 
     if action == "supersede":
         return Step(old.id, candidate)
     merged = clean(" ".join((text or "").split()))
-    if not _unites(merged, candidate.text, old.text):
+    # United with the user's words, a tool's would pass as theirs.
+    mixed = old.provenance == "tool" and candidate.provenance != "tool"
+    if mixed or not _unites(merged, candidate.text, old.text):
         return Step(None, candidate)
     if same(merged) == same(old.text):
         return None
-    return Step(old.id, replace(candidate, text=merged, kind=old.kind, entities=None))
+    if candidate.provenance == "tool" and reads_like_an_order(merged):
+        return None
+    confidence = min(candidate.confidence, old.confidence)
+    return Step(old.id, replace(candidate, text=merged, kind=old.kind, confidence=confidence, entities=None))
 
 
 def may_replace(candidate: NewMemory, old: RecalledItem) -> bool:
     """Whether a candidate is as well founded as a memory that it would take the place of.
 
-    A tool's words replace only what a tool's words were; an assistant's nothing that a person wrote; and the user's own
-    what a person wrote only where there is no doubt about it.
+    A tool's words replace only a tool's, an assistant's not the user's; and the user's own replace what a person wrote
+    only where there is no doubt about them. What an agent chose to remember counts as an assistant's.
     """
+    asks = _RANKS.get(_origin(candidate.metadata), 0)
     if old.provenance == "person":
-        return _origin(candidate.metadata) == "user" and candidate.confidence >= SURE
-    if _origin(candidate.metadata) == "tool":
-        return _origin(old.metadata) == "tool"
-    return True
+        return asks == _RANKS["user"] and candidate.confidence >= SURE
+    noted = _RANKS["assistant"] if old.provenance == "tool" else _RANKS["user"]
+    return asks >= _RANKS.get(_origin(old.metadata), noted)
 
 
-def _origin(metadata: Mapping[str, Any] | None) -> str | None:
+def _origin(metadata: Mapping[str, Any] | None) -> str:
     extracted = (metadata or {}).get("extracted")
-    return extracted.get("from") if isinstance(extracted, Mapping) else None
+    return str(extracted.get("from")) if isinstance(extracted, Mapping) else ""
 
 
 def _unites(merged: str, *parts: str) -> bool:

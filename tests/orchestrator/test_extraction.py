@@ -270,7 +270,8 @@ def test_the_same_words_are_the_same_and_a_not_makes_a_difference() -> None:
 
 
 def new(text: str, **fields: Any) -> NewMemory:
-    given = {"scope": "user", "confidence": 0.9, "metadata": {"extracted": {"from": "user", "turn": 3}}}
+    given: dict[str, Any] = {"scope": "user", "provenance": "model", "confidence": 0.9}
+    given |= {"metadata": {"extracted": {"from": "user", "turn": 3}}}
     return NewMemory(text, **{**given, **fields})
 
 
@@ -284,6 +285,10 @@ def new(text: str, **fields: Any) -> NewMemory:
         ("tool", 0.9, {"origin": "user"}, False),
         ("tool", 0.9, {"provenance": "tool", "metadata": None}, False),
         ("tool", 0.5, {"provenance": "tool", "origin": "tool"}, True),
+        ("assistant", 0.6, {"origin": "user"}, False),
+        ("assistant", 0.6, {"origin": "assistant"}, True),
+        ("assistant", 0.6, {"provenance": "tool", "metadata": None}, True),
+        ("assistant", 0.6, {"metadata": None}, False),
         ("user", 0.4, {"origin": "user"}, True),
         ("user", 0.4, {"provenance": "tool", "metadata": None}, True),
     ],
@@ -346,6 +351,18 @@ def test_a_merged_text_that_says_more_than_both_is_not_taken() -> None:
     assert merge("Ada has a cat and a dog.").memory_id == "mem_1"
     invented = merge("Ada has a cat, a dog, and a boat in Stavanger harbour.")
     assert (invented.memory_id, invented.new.text) == (None, "Ada has a dog.")
+
+
+def test_what_a_tool_said_is_not_united_with_what_the_user_said() -> None:
+    old = recalled("Ada has a cat.", provenance="tool", origin="tool", confidence=0.5)
+    decision = {"candidate": 1, "action": "merge", "memory": "m1", "text": "Ada has a cat and a dog."}
+    [step] = reconciliation.read([Doubtful(new("Ada has a dog."), [old])], {"decisions": [decision]})
+    assert isinstance(step, Step)
+    assert (step.memory_id, step.new.text) == (None, "Ada has a dog.")
+    of_a_tool = new("Ada has a dog.", provenance="tool", metadata={"extracted": {"from": "tool", "turn": 3}})
+    [step] = reconciliation.read([Doubtful(of_a_tool, [old])], {"decisions": [decision]})
+    assert isinstance(step, Step)
+    assert (step.memory_id, step.new.provenance, step.new.confidence) == ("mem_1", "tool", 0.5)
 
 
 async def test_candidates_are_compared_with_their_users_memories_alone() -> None:
