@@ -54,7 +54,7 @@ class SyntheticEmbedder:
 
     def vector(self, text: str) -> Vector:
         """The unit vector of a text."""
-        total = np.zeros(_DIMENSIONS)
+        total: Vector = np.zeros(_DIMENSIONS)
         lowered = text.lower()
         for match in self._phrases.finditer(lowered):
             total += self._meaning(match[0])
@@ -73,7 +73,8 @@ class SyntheticEmbedder:
         low, high = _KNOWN
         known = low + (high - low) * crc32(f"known {phrase}".encode()) / 2**32
         meant = np.sum([_direction(name) * share for name, share in self._meanings[phrase].items()], axis=0)
-        return known * meant + np.sqrt(1 - known**2) * _direction(phrase)
+        known_of: Vector = known * meant + np.sqrt(1 - known**2) * _direction(phrase)
+        return known_of
 
 
 def _meanings(grammars: Iterable[str]) -> Mapping[str, Mapping[str, float]]:

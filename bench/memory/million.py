@@ -25,9 +25,9 @@ OPTIONS: Final = {"shared_buffers": "2GB", "max_wal_size": "8GB"}
 
 _SHARE: Final = 0.9
 _LARGE: Final = 10_000
-_QUESTIONS: Final = 400
+_QUESTIONS: Final = 300
 _OF_EACH: Final = 2
-_EXACT: Final = 20
+_EXACT: Final = 10
 _SMALL: Final = Bound(40.0, 40.0)
 
 

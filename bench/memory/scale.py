@@ -11,7 +11,7 @@ from typing import Final
 
 from bench.memory import asking, bulk, crowd
 from bench.memory.crowd import Kept, Loaded
-from bench.memory.prose import Batch, Prepared, Prose
+from bench.memory.prose import Prepared, Prose
 from bench.memory.stage import Stage
 from bench.report import Bound, Line, Section
 from bench.stats import Spread, latency, rate
@@ -101,8 +101,9 @@ async def _written(
     scope = Scope(kept.org_id)
     for size in _SIZES:
         rates = []
-        for _ in range(max(1, amount // len(_SIZES) // size)):
-            batch = prose.batch(min(size, amount))
+        share = amount // len(_SIZES)
+        for start in range(0, share, size):
+            batch = prose.batch(min(size, share - start))
             embedder.learn(batch.texts, batch.vectors)
             new = [NewMemory(text, entities=()) for text in batch.texts]
             began = time.perf_counter()
@@ -116,13 +117,17 @@ async def _written(
                 type(question)(question.text, question.vector, int(numbers[question.about])) for question in questions
             ]
         lines.append(Line(f"remember_all with {size:,} each", "/s", rate(rates), _WRITE))
-    lines.append(Line("a COPY of the same bytes into tables without indexes", "/s", await _floor(stage, prose)))
-    lines.append(Line("reading texts into words, in Python", "/s", _read(prose)))
+    lines.append(
+        Line(
+            "a COPY of the same bytes into tables without indexes", "/s", await _floor(stage, prose, min(1000, amount))
+        )
+    )
+    lines.append(Line("reading texts into words, in Python", "/s", _read(prose, min(1000, amount))))
     return lines
 
 
-async def _floor(stage: Stage, prose: Prose) -> Spread:
-    """Memories a second, in transactions of 1,000."""
+async def _floor(stage: Stage, prose: Prose, size: int) -> Spread:
+    """Memories a second, in transactions of `size`."""
     rates = []
     async with stage.connection() as connection:
         await connection.execute(
@@ -132,7 +137,7 @@ async def _floor(stage: Stage, prose: Prose) -> Spread:
             " CREATE TABLE vectors (memory bigint, shelf bigint, kind text, in_graph boolean, embedding public.halfvec)"
         )
         for _ in range(_FLOOR):
-            batch = prose.batch(1000)
+            batch = prose.batch(size)
             read = [words(text) for text in batch.texts]
             numbers = range(len(batch.texts))
             made = [
@@ -151,10 +156,10 @@ async def _floor(stage: Stage, prose: Prose) -> Spread:
     return rate(rates)
 
 
-def _read(prose: Prose) -> Spread:
+def _read(prose: Prose, size: int) -> Spread:
     rates = []
     for _ in range(3):
-        batch: Batch = prose.batch(1000)
+        batch = prose.batch(size)
         began = time.perf_counter()
         for text in batch.texts:
             words(text)
