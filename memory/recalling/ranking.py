@@ -18,7 +18,8 @@ from memory.records import Kind, ScopeKind
 LEAST_WORDS: Final = 0.15
 """The share of a question's words, by rarity, from which on a memory counts as relevant to it."""
 
-_CLEARLY_NEAR: Final = 0.5  # less nearness than this is not made more of: it may be all that a question has
+_CLEARLY_NEAR: Final = 0.8  # less nearness than this is not made more of: it may be all that a question has
+_SECOND_OPINION: Final = 0.7  # what nearness counts beside words: at 1, a model that sees little spoils what words find
 SPREAD: Final = 0.4
 _ENOUGH: Final = 0.12  # of the best score: what is below is no answer beside it
 
@@ -40,9 +41,13 @@ def fuse(pool: Sequence[Candidate], weight: float) -> None:
     """
     words = max((each.words for each in pool), default=0.0) or 1.0
     near = max(_CLEARLY_NEAR, max((each.near for each in pool), default=0.0))
+    share = weight * _SECOND_OPINION
     for each in pool:
-        by_words, by_nearness = each.words / words, weight * each.near / near
-        each.score = (by_words + by_nearness) / (1 + weight) if weight >= 1 else max(by_words, by_nearness)
+        by_words, by_nearness = each.words / words, each.near / near
+        if weight >= 1:
+            each.score = (by_words + share * by_nearness) / (1 + share)
+        else:
+            each.score = max(by_words, weight * by_nearness)
 
 
 def relevant(each: Candidate) -> bool:
