@@ -62,3 +62,13 @@ ZH_UNRELATED = [
     "哈姆雷特的剧情是什么？",
     "疫苗是如何起作用的？",
 ]
+
+# Everything that reading text has a rule for, in a few lines.
+MIXED = [
+    "Maria's café (naïve façade) doesn’t serve ﬁne Ⅷ-year-old WHISKY; İstanbul and Straße x_y_z 3.14 v2.0.1-rc1",
+    "Ремонт лифта начнётся в понедельник, привет из Αθήνα και Θεσσαλονίκη",
+    "Kubernetes集群在2024年升级了，用户alice@example.com喜欢用Python3写爬虫，可以告诉大家吗？",
+    "東京タワーへ行きたいです。カタカナとひらがな、ﾊﾝｶｸ 서울에서 만나요 สวัสดีครับ",
+    "the of and to " + "running " * 40 + "invoice " * 7 + "a" * 200 + " b1" * 90,
+    "user's users’ users'll we've I'd O'Brien rock'n'roll 'tis it’s s't \u0301combining e\u0301 🙂emoji🙂text",
+]

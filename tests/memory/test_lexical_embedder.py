@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from memory.embedders.lexical import LexicalEmbedder, vector
-from tests.memory.corpus import ENGLISH, ENGLISH_UNRELATED, ZH_UNRELATED, ZHONGWEN
+from tests.memory.corpus import ENGLISH, ENGLISH_UNRELATED, MIXED, ZH_UNRELATED, ZHONGWEN
 
 FLOOR = LexicalEmbedder.nearness.floor
 
@@ -32,6 +32,13 @@ async def test_a_text_without_terms_is_the_zero_vector() -> None:
 def test_vectors_are_the_same_on_every_machine_and_in_every_release_of_this_model() -> None:
     digest = hashlib.sha256(orjson.dumps([[round(x, 4) for x in vector(text)] for text in ENGLISH | ZHONGWEN]))
     assert (LexicalEmbedder.model, digest.hexdigest()[:16]) == ("lexical-1", "2ce66de6f5d351c0")
+
+
+def test_all_digits_are_the_same_on_every_machine_and_in_every_release_of_this_model() -> None:
+    texts = [*ENGLISH, *ZHONGWEN, *MIXED, " ".join([*ENGLISH, *ZHONGWEN, *MIXED] * 3)]
+    digits = [[round(x * 1e6) for x in vector(text)] for text in texts]
+    assert hashlib.sha256(orjson.dumps(digits)).hexdigest()[:16] == "15e4538d017975f9"
+    assert [[round(x, 6) for x in vector(text)] for text in texts] == [vector(text) for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from hashlib import sha256
 
 import asyncpg
 import pytest
@@ -10,11 +11,17 @@ import pytest
 from kernel.postgres import Pool
 from memory.terms import WORD, Term
 from memory.words import HIGHEST_IMPACT, MAX_TERMS, context_of, keys, number, numbers, rarity, sparse, words
+from tests.memory.corpus import ENGLISH, MIXED, ZHONGWEN
 
 
 def test_a_term_has_the_same_number_on_every_machine() -> None:
     assert number(Term("lisbon", WORD)) == 67897878
     assert all(0 <= number(Term(f"w{n}", WORD)) < 1 << 29 for n in range(1000))
+
+
+def test_a_memory_has_the_same_words_on_every_machine_and_in_every_release() -> None:
+    said = [words(text, context).literal() for text in [*ENGLISH, *ZHONGWEN, *MIXED] for context in (None, MIXED[0])]
+    assert sha256("".join(said).encode()).hexdigest()[:16] == "ceaa69814d6788db"
 
 
 def test_repetitions_say_more_and_length_less() -> None:
