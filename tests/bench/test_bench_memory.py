@@ -14,7 +14,7 @@ from bench.memory.documents import documents
 from bench.memory.embedder import SyntheticEmbedder
 from bench.memory.grammar import topics
 
-_ROUNDING = 1e-9
+_ONE_QUESTION = 1 / 24 + 1e-9  # the lexical embedder sees nothing new: it may cost one, or win one
 
 
 async def measured(tmp_path: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
@@ -31,7 +31,7 @@ async def measured(tmp_path: Path, *arguments: str) -> tuple[str, dict[str, Any]
 
 
 async def test_all_rows_are_measured_and_both_arms_find_no_less_than_words_alone(tmp_path: Path) -> None:
-    output, figures = await measured(tmp_path, "--questions", "40", "--rows", "600")
+    output, figures = await measured(tmp_path, "--questions", "24", "--rows", "300")
     assert [group["title"].partition(":")[0] for group in figures["quality"]] == [
         *("conversations, en", "conversations, zh", "documents, en", "documents, zh")
     ]
@@ -39,7 +39,8 @@ async def test_all_rows_are_measured_and_both_arms_find_no_less_than_words_alone
     assert all(len(by_name) == 10 for by_name in found)
     by_words = sum(by_name["recall() by words alone"] for by_name in found)
     assert sum(by_name["recall(), synthetic embedder"] for by_name in found) >= by_words
-    assert sum(by_name["recall(), the lexical embedder"] for by_name in found) >= by_words - _ROUNDING
+    assert by_words >= sum(by_name["the text arm alone"] for by_name in found)
+    assert sum(by_name["recall(), the lexical embedder"] for by_name in found) >= by_words - _ONE_QUESTION
     for by_name in found:
         assert by_name["the same, all vectors compared"] == by_name["the dense arm alone, synthetic"]
     lines = {line["label"]: line for row in figures["rows"] for line in row["lines"]}
