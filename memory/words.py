@@ -15,6 +15,7 @@ Everything here is stored: a change of a constant or of `number` wants all memor
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,22 +75,26 @@ def words(text: str, context: str | None = None) -> Words:
     Single characters of scripts without spaces are terms of their own, and count nothing towards the length: their
     pairs do. 8,000 characters take some milliseconds: long texts don't belong on the event loop.
     """
+    read = Counter(terms(text))
+    if context:
+        read.update(terms(context))
     counts: dict[int, int] = {}
-    weights: dict[int, float] = {}
     length = 0
-    for part in (text, context):
-        for term in terms(part) if part else ():
-            key = number(term)
-            counts[key] = counts.get(key, 0) + 1
-            weights[key] = max(weights.get(key, 0.0), WEIGHT[term.grade])
-            length += term.grade != CHARACTER
+    for term, count in read.items():
+        key = number(term)
+        counts[key] = counts.get(key, 0) + count
+        if term.grade != CHARACTER:
+            length += count
     kept: Iterable[int] = counts
     if len(counts) > MAX_TERMS:
+        weights: dict[int, float] = {}
+        for term in read:
+            weights[number(term)] = max(weights.get(number(term), 0.0), WEIGHT[term.grade])
         kept = sorted(counts, key=lambda key: -weights[key])[:MAX_TERMS]  # stable: of equals the early ones
     spread = _spread(length)
+    impact = {count: round(count * (K1 + 1) / (count + spread), 4) for count in {*counts.values()}}
     numbers = tuple(sorted(kept))
-    impacts = tuple(round(counts[key] * (K1 + 1) / (counts[key] + spread), 4) for key in numbers)
-    return Words(numbers, impacts, length)
+    return Words(numbers, tuple([impact[counts[key]] for key in numbers]), length)
 
 
 def single(length: int) -> float:
