@@ -16,7 +16,7 @@ from memory.records import Kind, NewMemory, ScopeKind
 from memory.words import context_of
 from orchestrator.extraction.credentials import holds_credential
 from orchestrator.extraction.material import Line, Material
-from orchestrator.extraction.trust import MOST, Basis, Witnesses, reads_like_an_order
+from orchestrator.extraction.trust import MOST, Basis, Witnesses, plain, reads_like_an_order
 
 MOST_CANDIDATES: Final = 12
 MOST_TEXT: Final = 600
@@ -180,7 +180,7 @@ def _judged(material: Material, witnesses: Witnesses, candidate: Mapping[str, An
         confidence=confidence,
         valid_from=valid_from,
         valid_until=valid_until,
-        entities=[clean(entity) for entity in candidate.get("entities") or ()] or None,
+        entities=_named(text, candidate.get("entities") or ()),
         context=context_of(None, material.at),
         metadata={"extracted": {"from": basis.origin, "turn": material.turn, "message": candidate["message"]}},
     )
@@ -193,13 +193,19 @@ def _summary(material: Material, witnesses: Witnesses, text: str) -> NewMemory |
     return NewMemory(
         text,
         "summary",
-        scope="session" if material.scope.user_id is None else "user",
+        scope="session" if material.scope.user_id is None or material.shared else "user",
         source=_source(material, Basis("assistant")),
         provenance="model",
         confidence=_SUMMARY_CONFIDENCE,
         context=context_of(None, material.at),
         metadata={"extracted": {"from": "session", "turn": material.turn}},
     )
+
+
+def _named(text: str, entities: Sequence[str]) -> list[str] | None:
+    """Those that are in the text, which was judged; anything else would get past that."""
+    whole = plain(text)
+    return [clean(entity) for entity in entities if (name := plain(entity)) and name in whole] or None
 
 
 def _source(material: Material, basis: Basis) -> str:
@@ -211,11 +217,11 @@ def _day(text: str | None, *, end: bool = False) -> datetime | None:
     """A date or a moment as the model wrote it; of a date its beginning, or its `end`. None where it is neither."""
     try:
         found = datetime.fromisoformat((text or "").strip())
-    except ValueError:
+        if end and len((text or "").strip()) <= len("2026-01-01"):
+            found += timedelta(days=1)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # the last day of all stands for no end
         return None
-    if end and len((text or "").strip()) <= len("2026-01-01"):
-        found += timedelta(days=1)
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
 
 def _record(line: Line, number: int | None = None) -> str:

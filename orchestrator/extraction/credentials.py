@@ -22,6 +22,9 @@ _NAMED: Final = re.compile(
     r"|private[ _-]?key|(?:auth|bearer|login|session)[ _-]?token|token|credentials?|cvv|cvc|security code|recovery code"
     r"|one-time code|otp)\b"
     r"[^.\n]{0,60}?(?:\bis\b|\bare\b|\bwas\b|[:=])\s*[\"'“‘`]?\S*[^\s\"'”’`.,]"
+    r"|\b(?:passwor[dt]|passwd|passphrase|passcode|pwd|pin|mot de passe|contraseña|senha|пароль|kennwort|wi-?fi key)\b"
+    r"(?:[^.\n]{0,40}?\b(?=[^\W\d]*\d)\w{4,}|\s*[:=]\s*\S)"
+    r"|\b(?=[^\W\d]+\d)\w{4,}\b[^.\n]{0,10}\bas (?:\w+ )?(?:password|passphrase|passcode|pin)\b"
     r"|(?:密码|口令|密钥|令牌|验证码|パスワード|비밀번호)[^。\n]{0,30}?(?:[是为:：=]|は)\s*\S",
     re.IGNORECASE,
 )

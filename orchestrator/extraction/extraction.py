@@ -27,7 +27,7 @@ from orchestrator.extraction.asking import Answered, ExtractionFailed, ask
 from orchestrator.extraction.candidates import SCHEMA, Found
 from orchestrator.extraction.material import Material, read
 from orchestrator.extraction.plan import Step, carry_out, last_summary, pack, turn_of, unpack
-from orchestrator.extraction.requests import EXTRACT
+from orchestrator.extraction.requests import EXTRACT, SQL
 from orchestrator.measures import Measures
 from orchestrator.models.factory import Models
 from orchestrator.models.provider import ChatProvider
@@ -102,12 +102,17 @@ class Extraction:
             return True
         state = await get_job(self._db, EXTRACT, job.key)
         progress: dict[str, Any] = (state.progress if state else None) or {}
+        if "added" in progress:  # all of it was done, and only the job's end is missing
+            return None
         if (kept := progress.get("steps")) is not None:
             steps, told = unpack(kept), progress["told"]
         else:
             steps, told = await self._decide(job, material)
-            if steps:
-                await say_progress(self._db, job, {"steps": pack(steps), "told": told})
+        if not await self._db.fetchval(SQL.is_there, job.org_id, job.key):
+            await say_progress(self._db, job, {"skipped": "the run was deleted"})
+            return None
+        if steps:  # also where it was kept before: a job that was cancelled keeps nothing
+            await say_progress(self._db, job, {"steps": pack(steps), "told": told})
         await carry_out(self._memory, material.scope, steps)
         # What was to be kept is in memory now, and nowhere else.
         await say_progress(self._db, job, told)
@@ -150,7 +155,8 @@ class Extraction:
         if found.summary is not None and (summary is None or (turn_of(summary) or 0) < material.turn):
             told["summary"] = True
             if summary is None or summary.text != found.summary.text:
-                steps.append(Step(summary.id if summary else None, found.summary))
+                replaced = summary.id if summary is not None and summary.scope == found.summary.scope else None
+                steps.append(Step(replaced, found.summary))
         return steps, told
 
     async def _candidates(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
@@ -30,6 +30,8 @@ _MOST_MESSAGES: Final = 200
 _MOST_CHARACTERS: Final = 20_000
 _MOST_OVERHEARD: Final = 40
 _OVERHEARD_CHARACTERS: Final = 2_000
+_MOST_HEARD: Final = 60
+_HEARD_CHARACTERS: Final = 12_000
 _USER_TOKENS: Final = 3_000
 _ANSWER_TOKENS: Final = 1_500
 _RESULT_TOKENS: Final = 500
@@ -56,7 +58,9 @@ class Material:
     """A turn. Its `lines` are numbered from 1; `earlier`, `summary` and `asked` are what went before it.
 
     `at` is when the run ended, `behind` says that an earlier turn of the session is still to be read. `overheard` is
-    what tools said in earlier turns: nobody is told of it, it is what words are compared with.
+    what tools said in earlier turns, `heard` what they said in this one, in whole: nobody is told of either, words are
+    compared with them. `shared` says that earlier turns were other users': what was said in them is left out here,
+    for it is not this user's.
     """
 
     scope: Scope
@@ -70,6 +74,8 @@ class Material:
     summary: str = ""
     asked: Sequence[str] = ()
     overheard: Sequence[str] = ()
+    heard: Sequence[str] = ()
+    shared: bool = False
 
 
 async def read(db: Pool, org_id: str, run_id: str) -> Material | None:
@@ -84,10 +90,11 @@ async def read(db: Pool, org_id: str, run_id: str) -> Material | None:
     of_turn = (org_id, row["session_id"], row["turn"])
     rows = await db.fetch(SQL.said, *of_turn, _MOST_MESSAGES, _MOST_CHARACTERS)
     overheard = await db.fetch(SQL.overheard, *of_turn, _MOST_OVERHEARD, _OVERHEARD_CHARACTERS)
-    window = await records.load(db, org_id, row["session_id"], before=row["turn"])
-    texts = [record["text"] for record in overheard]
+    heard = await db.fetch(SQL.heard, *of_turn, _MOST_HEARD, _HEARD_CHARACTERS)
+    window = _without(await records.load(db, org_id, row["session_id"], before=row["turn"]), row["of_others"])
+    texts = [record["text"] for record in overheard], [record["text"] for record in heard]
     # Counting the tokens of long texts takes a while.
-    return await asyncio.to_thread(_put_together, org_id, run_id, row, config, rows, window, texts)
+    return await asyncio.to_thread(_put_together, org_id, run_id, row, config, rows, window, *texts)
 
 
 def _put_together(
@@ -98,6 +105,7 @@ def _put_together(
     rows: Sequence[asyncpg.Record],
     window: Window,
     overheard: Sequence[str],
+    heard: Sequence[str],
 ) -> Material | None:
     room = min(_MOST_TOKENS, max(config.context.max_tokens - _ORDER_TOKENS, 400))
     lines = _within(_lines(rows), room)
@@ -115,7 +123,20 @@ def _put_together(
         summary=clipped(window.summary.text, _SUMMARY_TOKENS) if window.summary else "",
         asked=_asked(window),
         overheard=overheard,
+        heard=heard,
+        shared=bool(row["of_others"]),
     )
+
+
+def _without(window: Window, turns: Sequence[int] | None) -> Window:
+    """The window without what was said in these turns."""
+    if not turns:
+        return window
+    gone = frozenset(turns)
+    asked = [one for one in window.summary.asked if one.turn not in gone] if window.summary else []
+    # The text of a summary is of all who spoke.
+    summary = replace(window.summary, text="", asked=asked) if window.summary else None
+    return replace(window, dialogue=[said for said in window.dialogue if said.at[0] not in gone], summary=summary)
 
 
 def _lines(rows: Sequence[asyncpg.Record]) -> list[Line]:
@@ -139,6 +160,7 @@ def _lines(rows: Sequence[asyncpg.Record]) -> list[Line]:
 def _within(lines: Sequence[Line], room: int) -> list[Line]:
     """What fits: the user's words first, then the assistant's, then tools', of each the last ones."""
     kept: set[int] = set()
+    lines = [replace(line, text=clipped(line.text, room - 12)) if line.role == "user" else line for line in lines]
     for role in ("user", "assistant", "tool"):
         for place in reversed(range(len(lines))):
             if lines[place].role == role and (tokens := estimate(lines[place].text) + 12) <= room:

@@ -66,7 +66,8 @@ async def last_summary(memory: Memory, material: Material) -> MemoryItem | None:
     """The summary of the session that counts now. Summaries of the same user that are older than the session need not
     be looked at."""
     scope = material.scope
-    where = Filter(kinds=("summary",), scopes=("session",) if scope.user_id is None else ("user", "session"))
+    alone = scope.user_id is not None and not material.shared
+    where = Filter(kinds=("summary",), scopes=("user", "session") if alone else ("session",))
     after: str | None = None
     for _ in range(_MOST_PAGES):
         page = await memory.list(scope, where=where, after=after, limit=_PAGE)
