@@ -17,7 +17,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import TypeAdapter
 
-from kernel.agent_config import AgentConfig, MemoryConfig, ModelChoice, SubAgent, SubAgentConfig
+from kernel.agent_config import AgentConfig, ContextConfig, MemoryConfig, ModelChoice, SubAgent, SubAgentConfig
 from kernel.agents import get_agent, get_version
 from kernel.errors import LeaseLost, LonghaulError, NotFound, StoreUnavailable
 from kernel.events import RunStatus
@@ -189,7 +189,7 @@ class Engine:
     ) -> GraphState:
         request, retry = run.request, run.retry
         model = merged(agent.model, request.get("model"))
-        if (unpriced := self._unpriced(budget, model)) is not None:
+        if (unpriced := self._unpriced(budget, model, agent.context)) is not None:
             raise NoPrice(f"The run has a limit on cost, and {unpriced}.", suggestions=_NO_PRICE)
         vault = self._vault_of(run)
         actor = Actor(
@@ -257,9 +257,10 @@ class Engine:
             share = share.lowered(config.limits.model_dump())
         model = config.model or parent.actor.model
         budget = parent.budget.child(share)
-        if (unpriced := self._unpriced(budget, model)) is not None:
-            return "error", f"Error: agent {name} can't work: there is a limit on cost, and {unpriced}."
         path = parent.child_path(name, call)
+        window = parent.window.child(path, config.context if isinstance(config, AgentConfig) else None)
+        if (unpriced := self._unpriced(budget, model, window.config)) is not None:
+            return "error", f"Error: agent {name} can't work: there is a limit on cost, and {unpriced}."
         budget.spent = sum((spent for at, spent in run.spent.items() if _within(at, path)), Spent())
         budget.tool_calls = _calls_made(run, path)
         context = replace(
@@ -278,7 +279,7 @@ class Engine:
             depth=parent.depth + 1,
             budget=budget,
             transcript=_transcript(run, parent.log, path),
-            window=parent.window.child(path, config.context if isinstance(config, AgentConfig) else None),
+            window=window,
         )
         assert isinstance(call["arguments"], dict)
         if not context.transcript.upto(1):
@@ -301,11 +302,13 @@ class Engine:
             return (await get_agent(self._db, run.org_id, sub_agent.agent_id)).parsed()
         return (await get_version(self._db, run.org_id, sub_agent.agent_id, sub_agent.version)).parsed()
 
-    def _unpriced(self, budget: Budget, choice: ModelChoice) -> str | None:
+    def _unpriced(self, budget: Budget, choice: ModelChoice, context: ContextConfig) -> str | None:
         """What keeps a limit on cost from being held, None if it can be or there is none."""
         if budget.left("max_cost") is None:
             return None
         names = [choice.name or self._models.default, *(choice.fallbacks or ())]
+        if context.summarize and context.summary_model is not None:
+            names.append(context.summary_model)
         missing = [name for name in names if self._prices.of(name) is None]
         return f"there is no price for {', '.join(missing)}" if missing else None
 

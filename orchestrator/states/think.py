@@ -41,6 +41,10 @@ from orchestrator.structured import MOST_REPAIRS, AnswerSchema, correction
 log = structlog.get_logger(__name__)
 
 
+class _Spent(Exception):
+    """What was left of a limit went into the summary of what has to go from the context."""
+
+
 async def think(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, Any]:
     """One model call."""
     context = runtime.context
@@ -54,6 +58,8 @@ async def think(state: GraphState, runtime: Runtime[RunContext]) -> dict[str, An
         try:
             async with asyncio.timeout(context.budget.left("max_seconds")) as clock:
                 changed = await _ask(context, state, recalled)
+        except _Spent:
+            limit = reached(context, step_id)
         except TimeoutError:
             if not clock.expired():
                 raise
@@ -164,11 +170,13 @@ async def _stream(
     tools = actor.kit.schemas
     if actor.sub_agents and context.depth < context.max_depth:
         tools = [*tools, delegate_schema(actor.sub_agents)]
-    choice = _within_budget(context, actor.model)
-    chat = await context.models.choose(choice, context.vault)
     corrections = [message for draft in state.get("drafts", ()) for message in correction(draft)]
     told = await context.window.tell(context, system, state["position"], tools, corrections)
+    if told.spent and context.budget.exhausted() is not None:
+        raise _Spent
     messages, tools = told.messages, told.tools
+    choice = _within_budget(context, actor.model)
+    chat = await context.models.choose(choice, context.vault)
     message_id = new_id("msg")
     response_format = None if schema is None else schema.format
 

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from kernel.agent_config import ContextConfig, ModelChoice
 from kernel.jobs import Job
+from kernel.postgres import STORE_ERRORS
+from kernel.shares import Charge, Used, charge
 from orchestrator.models.factory import Models
 from orchestrator.models.turn import Turn
 from orchestrator.tools.tool import Vault
@@ -23,7 +25,7 @@ from orchestrator.window.asked import MOST_TOKENS, kept
 from orchestrator.window.context import summary_choice
 from orchestrator.window.pieces import of_said
 from orchestrator.window.record import Summary
-from orchestrator.window.summary import chunk, read_turn, room_for, summarize, summary_tokens, tokens_of
+from orchestrator.window.summary import Ask, chunk, read_turn, room_for, summarize, summary_tokens, tokens_of
 from orchestrator.window.windows import Windows, falls_out
 
 log = structlog.get_logger(__name__)
@@ -55,19 +57,39 @@ class Compaction:
             return
         vault = self._vault_of(org_id, str(job.payload["run_id"]))
 
-        async def ask(messages: Sequence[BaseMessage]) -> Turn:
-            return await read_turn(await self._models.choose(choice, vault), messages)
+        read = written = 0
 
+        async def ask(messages: Sequence[BaseMessage]) -> Turn:
+            nonlocal read, written
+            turn = await read_turn(await self._models.choose(choice, vault), messages)
+            read, written = read + turn.usage.input_tokens, written + turn.usage.output_tokens
+            return turn
+
+        try:
+            await self._sum_up(org_id, session_id, config, ask)
+        finally:
+            await self._charge(org_id, read, written)
+        await self._windows.refresh(org_id, session_id)
+
+    async def _charge(self, org_id: str, read: int, written: int) -> None:
+        """On the org's share of the workers' slots, as any other tokens; lost where Postgres is away."""
+        if not (units := Used(0.0, read, written).units):
+            return
+        try:
+            await charge(self._windows.db, [Charge(org_id, 0.0, units)])
+        except STORE_ERRORS as error:
+            log.info("summary_not_charged", org_id=org_id, error=repr(error))
+
+    async def _sum_up(self, org_id: str, session_id: str, config: ContextConfig, ask: Ask) -> None:
+        room, tokens = room_for(config.max_tokens), summary_tokens(config.max_tokens)
         for _ in range(_MOST_CHUNKS):
             window = await records.load(self._windows.db, org_id, session_id)
             if not (count := falls_out(window.dialogue, config)):
                 break
             pieces = [of_said(said) for said in window.dialogue[:count]]
-            pieces = pieces[: chunk(pieces, room_for(config.max_tokens))]
+            pieces = pieces[: chunk(pieces, room)]
             earlier = window.summary
-            made = await summarize(
-                ask, earlier.text if earlier else "", pieces, tokens=summary_tokens(config.max_tokens)
-            )
+            made = await summarize(ask, earlier.text if earlier else "", pieces, tokens=tokens, room=room)
             asked = [*(earlier.asked if earlier else ()), *(one for p in pieces if (one := p.asked()) is not None)]
             summary = Summary(
                 pieces[-1].at,
@@ -83,4 +105,3 @@ class Compaction:
             ):
                 log.info("summary_not_kept", session_id=session_id, error="another one was made meanwhile")
                 break
-        await self._windows.refresh(org_id, session_id)

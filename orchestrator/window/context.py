@@ -7,7 +7,7 @@ nothing but detail: then the context is cut, and the run goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from orchestrator.window.pieces import Piece, Round, of_said, of_transcript
 from orchestrator.window.preamble import About
 from orchestrator.window.record import Place, Said, Summary, Window
 from orchestrator.window.references import OPEN_RESULT
-from orchestrator.window.summary import chunk, read_turn, room_for, summarize, summary_tokens, tokens_of
+from orchestrator.window.summary import SummaryFailed, chunk, read_turn, room_for, summarize, summary_tokens, tokens_of
 from orchestrator.window.tokens import estimate, of_message
 from orchestrator.window.windows import Windows
 
@@ -38,15 +38,17 @@ log = structlog.get_logger(__name__)
 _LONGEST: Final = 120.0
 _PAUSE: Final = 5  # rounds after a failed summary until another one is tried
 _MOST_CHUNKS: Final = 3
+_LEAST_ANSWER: Final = 4_000
 _NOTES: Final = frozenset({"note"})
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What goes to the model."""
+    """What goes to the model. `spent` says that a model was asked to sum up."""
 
     messages: list[AnyMessage]
     tools: Sequence[dict[str, Any]]
+    spent: bool = False
 
 
 class ContextWindow:
@@ -111,10 +113,12 @@ class ContextWindow:
                 self._about = replace(self._about, steps=steps)
                 parts = self._parts(system, task, rounds)
                 told = assemble(parts, budget, opens=opens)
+        spent = context.budget.spent
         if told.squeezed:
             told = await self._compact(context, parts, budget, told, opens=opens)
         self._say_earlier(context)
-        return Told(told.messages + list(tail), self._with_opener(context, tools, told, opens=opens))  # type: ignore[arg-type]
+        messages: list[AnyMessage] = [*told.messages, *tail]  # type: ignore[list-item]
+        return Told(messages, self._with_opener(context, tools, told, opens=opens), context.budget.spent != spent)
 
     # -- what is known ---------------------------------------------------------------------------------------------
 
@@ -272,12 +276,20 @@ class ContextWindow:
         return count
 
     async def _ask(self, context: Asker, earlier: str, pieces: Sequence[Piece]) -> tuple[str, Turn]:
-        """A summary, whose tokens count like all others of the run."""
-        tokens = summary_tokens(self.config.max_tokens)
+        """A summary, whose tokens count like all others of the run, also where nothing comes of it."""
+        tokens, room = summary_tokens(self.config.max_tokens), room_for(self.config.max_tokens)
         choice = summary_choice(context.actor.model, self.config)
+        left = context.budget.left("max_tokens")
+        if left is not None and left < min(sum(piece.tokens for piece in pieces), room) + tokens:
+            raise SummaryFailed("the run has too few tokens left for a summary")
         chat = await context.models.choose(choice, context.vault)
 
         async def ask(messages: Sequence[BaseMessage]) -> Turn:
+            turn = await answer(messages)
+            _spend(context, turn)
+            return turn
+
+        async def answer(messages: Sequence[BaseMessage]) -> Turn:
             if (layers := context.layers) is None:
                 return await read_turn(chat, messages)
 
@@ -289,20 +301,22 @@ class ContextWindow:
                 through, path=context.path, model=named, messages=messages, tools=(), emit=_unheard
             )
 
-        made = await summarize(ask, earlier, pieces, tokens=tokens)
-        usage = made.turn.usage
-        cost = context.prices.cost(made.turn.model, usage.input_tokens, usage.output_tokens, usage.cached_tokens)
-        context.budget.spend(Spent(0, usage.input_tokens, usage.output_tokens, cost))
-        spent = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost": cost}
-        about = {"model": made.turn.model, "purpose": "summary"}
-        context.log.say("usage", context.named(spent | about), urgent=False)
+        made = await summarize(ask, earlier, pieces, tokens=tokens, room=room)
         return made.text, made.turn
 
 
 def summary_choice(model: ModelChoice, config: ContextConfig) -> ModelChoice:
-    """Which model sums up."""
-    changes: Mapping[str, Any] = {"name": config.summary_model} if config.summary_model else {}
-    return model.model_copy(update=dict(changes))
+    """Which model sums up. That answers are to be short is no reason to break off a summary."""
+    most = model.max_tokens and max(model.max_tokens, _LEAST_ANSWER)
+    return model.model_copy(update={"name": config.summary_model or model.name, "max_tokens": most})
+
+
+def _spend(context: Asker, turn: Turn) -> None:
+    usage = turn.usage
+    cost = context.prices.cost(turn.model, usage.input_tokens, usage.output_tokens, usage.cached_tokens)
+    context.budget.spend(Spent(0, usage.input_tokens, usage.output_tokens, cost))
+    spent = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost": cost}
+    context.log.say("usage", context.named(spent | {"model": turn.model, "purpose": "summary"}), urgent=False)
 
 
 def _say(context: Asker, messages: int, before: int, after: int, how: str) -> None:

@@ -105,7 +105,8 @@ def of_said(said: Said) -> Piece:
 def of_transcript(
     placed: Sequence[tuple[int, str | None, AnyMessage]], result_tokens: int, made: dict[int, Piece], *, opens: bool
 ) -> tuple[list[Piece], list[Round]]:
-    """A turn's messages, each with its position and the id of its record: what it was asked to do, and its rounds.
+    """A turn's messages, each with its position and the id of its record: what it was asked to do, and its rounds. A
+    message of the assistant without calls is none of its steps, but was given with the question, as those before it.
 
     A result of more than `result_tokens` is a reference in all rounds but the last. `made` keeps pieces by position
     from one step to the next; `opens` says whether references can be opened.
@@ -121,7 +122,7 @@ def of_transcript(
             rounds[-1].pieces.append(piece)
             rounds[-1].awaited -= 1
             piece.tool = names.get(message.tool_call_id, "a tool")
-        elif isinstance(message, AIMessage):
+        elif isinstance(message, AIMessage) and (rounds or message.tool_calls or message.invalid_tool_calls):
             names = {str(call["id"]): str(call["name"]) for call in (*message.tool_calls, *message.invalid_tool_calls)}
             rounds.append(Round([piece], awaited=len(message.tool_calls) + len(message.invalid_tool_calls)))
         elif rounds:

@@ -27,6 +27,7 @@ MOST_TOKENS: Final = 1_500
 
 _MOST_CHARACTERS: Final = 40_000
 _PER_RECORD: Final = 1_200
+_MOST_PARTS: Final = 8
 _OVERHEAD: Final = 600
 
 _ORDER: Final = (
@@ -67,23 +68,31 @@ def summary_tokens(max_tokens: int) -> int:
 
 def chunk(pieces: Sequence[Piece], room: int) -> int:
     """How many of the first pieces one call can sum up; at least one."""
-    count = 0
+    count, left = 0, room
     for piece in pieces:
-        room -= min(piece.tokens, _PER_RECORD) + 12
-        if room < 0 and count:
+        left -= min(piece.tokens, _most(piece, room)) + 12
+        if left < 0 and count:
             break
         count += 1
     return count
 
 
-async def summarize(ask: Ask, earlier: str, pieces: Sequence[Piece], *, tokens: int) -> Made:
-    """Sums up an earlier summary and what came after it in about `tokens` tokens.
+async def summarize(ask: Ask, earlier: str, pieces: Sequence[Piece], *, tokens: int, room: int) -> Made:
+    """Sums up an earlier summary and what came after it in about `tokens` tokens. One call reads `room` tokens; what a
+    user said is read in whole, in several calls where it is longer.
 
     Raises:
         SummaryFailed: the model said nothing, or something else.
         ModelError: it could not be asked.
     """
-    records = "\n".join(_record(piece) for piece in pieces)
+    made: Made | None = None
+    for records in _readings(pieces, room):
+        made = await _once(ask, earlier if made is None else made.text, records, tokens)
+    assert made is not None
+    return made
+
+
+async def _once(ask: Ask, earlier: str, records: str, tokens: int) -> Made:
     material = f"Earlier summary:\n{orjson.dumps(earlier or 'none').decode()}\n\nRecords, oldest first:\n{records}"
     turn = await ask([SystemMessage(_ORDER.format(words=max(tokens * 3 // 5, 30))), HumanMessage(material)])
     text = str(turn.message.text).strip()
@@ -109,8 +118,27 @@ def tokens_of(text: str) -> int:
     return estimate(text)
 
 
-def _record(piece: Piece) -> str:
-    record: dict[str, object] = {"role": piece.role, "text": clipped(piece.text, _PER_RECORD)}
+def _most(piece: Piece, room: int) -> int:
+    """Tokens of a piece that are read: all that a user said, and the beginning and end of anything else."""
+    return room if piece.role == "user" else min(_PER_RECORD, room)
+
+
+def _readings(pieces: Sequence[Piece], room: int) -> list[str]:
+    """The records of each call."""
+    if len(pieces) > 1 or pieces[0].role != "user" or pieces[0].tokens <= room:
+        return ["\n".join(_record(piece, clipped(piece.text, _most(piece, room))) for piece in pieces)]
+    [piece] = pieces
+    found: list[str] = []
+    rest = piece.text
+    while rest:
+        part = beginning(rest, room) if len(found) < _MOST_PARTS - 1 else clipped(rest, room)
+        rest = rest[len(part) :] if len(found) < _MOST_PARTS - 1 else ""
+        found.append(_record(piece, part))
+    return found
+
+
+def _record(piece: Piece, text: str) -> str:
+    record: dict[str, object] = {"role": piece.role, "text": text}
     if piece.tool:
         record["tool"] = piece.tool[:64]
     if isinstance(piece.message, AIMessage) and piece.message.tool_calls:

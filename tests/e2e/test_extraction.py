@@ -12,6 +12,7 @@ import pytest
 
 from cli.rehearsal import ChatRequest, Hang, HttpError, ModelServer, RehearsalBrain, Reply, ToolCall
 from memory.records import NewMemory
+from orchestrator.extraction import material
 from orchestrator.extraction.plan import Step, pack
 from orchestrator.extraction.requests import Requests
 from tests.e2e.caller import Caller, calling
@@ -453,6 +454,41 @@ async def test_what_a_sub_agent_says_and_does_is_not_read(
     )
 
 
+async def test_the_next_user_of_a_session_is_not_remembered_by_what_the_first_one_said(
+    stack: Stack, caller: Caller, model: ScriptedModel, agents: Agents
+) -> None:
+    ada, bob = await a_user(stack, caller), await a_user(stack, caller, "bob")
+    session = await ada.session()
+    agent = await agents.agent(ada, said("I see."), found(summary="Ada earns 5000 crowns."))
+    run = await ada.run("I am Ada and earn 5000 crowns", session=session, agent_id=agent)
+    await extracted(stack, run["id"])
+    agent = await agents.agent(bob, said("Hello Bob."), found(summary="Bob said hello."))
+    run = await bob.run("I am Bob", session=session, agent_id=agent)
+    await extracted(stack, run["id"])
+    told = str(model.asked(agents.script)[-1].messages[1]["content"])
+    assert "5000" not in told
+    assert "5000" not in str(await memories(bob))
+    assert "Ada earns 5000 crowns." in str(await memories(ada))
+    kept = await stack.database.fetch(
+        "SELECT scope, owner FROM memories m JOIN memory_shelves s ON s.id = m.shelf WHERE m.text = 'Bob said hello.'"
+    )
+    assert [tuple(row) for row in kept] == [("session", session)]
+
+
+async def test_a_turn_of_hundreds_of_calls_is_read_with_its_question(stack: Stack, caller: Caller) -> None:
+    run = await caller.run("I am Ada, my office is in Bergen", workflow="echo")
+    await stack.database.execute(
+        "INSERT INTO messages (session_id, turn, position, id, org_id, run_id, role, content, tool_call_id)"
+        " SELECT session_id, turn, 100 + n, 'msg_' || md5(id || n), org_id, run_id, 'tool', to_json('found ' || n), 'c'"
+        " FROM messages, generate_series(1, 300) AS n WHERE run_id = $1 AND role = 'user'",
+        run["id"],
+    )
+    org_id = await stack.database.fetchval("SELECT org_id FROM runs WHERE id = $1", run["id"])
+    read = await material.read(stack.database, org_id, run["id"])
+    assert read is not None
+    assert [line.text for line in read.lines if line.role == "user"] == ["I am Ada, my office is in Bergen"]
+
+
 async def test_a_worker_that_is_killed_in_the_midst_leaves_nothing_twice(own: OwnStack, model: ScriptedModel) -> None:
     """Once while the model is asked, and once while it decides; what was decided is asked for no more."""
     stack = await own.stack(LONGHAUL_EXTRACT="on", LONGHAUL_MODEL_IDLE_TIMEOUT="30")
@@ -472,12 +508,16 @@ async def test_a_worker_that_is_killed_in_the_midst_leaves_nothing_twice(own: Ow
         await stack.add_worker()
         told = await extracted(stack, run["id"])
         assert (told["added"], told["summary"]) == (1, True)
+        # As if it had died after its last word, before it was done: no model is asked again.
+        again = "UPDATE jobs SET status = 'queued', finished_at = NULL, attempt = 0, not_before = now() WHERE key = $1"
+        asked = len(model.asked(script))
+        await stack.database.execute(again, run["id"])
+        assert await extracted(stack, run["id"]) == told
+        assert len(model.asked(script)) == asked
         # As if it had died after its last write, before it could say so.
-        await stack.database.execute(
-            "UPDATE jobs SET status = 'queued', finished_at = NULL, attempt = 0 WHERE key = $1", run["id"]
-        )
-        again = await extracted(stack, run["id"])
-        assert (again["added"], again["ignored"], again["superseded"]) == (0, 1, 0)
+        await stack.database.execute(again.replace("attempt = 0", "attempt = 0, progress = NULL"), run["id"])
+        told = await extracted(stack, run["id"])
+        assert (told["added"], told["ignored"], told["superseded"]) == (0, 1, 0)
         # As if it had died when all was decided, and nothing done.
         steps = pack([Step(None, NewMemory("Ada has a boat.", scope="user"))])
         await stack.database.execute(

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from kernel.agent_config import ContextConfig, ModelChoice
 from memory.records import RecalledItem
+from orchestrator.models.turn import Turn, Usage
 from orchestrator.prompt import recalled_line, system_prompt
 from orchestrator.window.asked import kept
 from orchestrator.window.assembly import LEAST_ROOM, Context, Parts, assemble, falling
 from orchestrator.window.cache import WindowCache
+from orchestrator.window.context import summary_choice
 from orchestrator.window.pieces import Piece, of_said, of_transcript
 from orchestrator.window.preamble import About, preamble
 from orchestrator.window.record import Asked, Result, Said, Summary, Window, unpack
+from orchestrator.window.summary import chunk, summarize
 from orchestrator.window.tokens import PER_MESSAGE, beginning, clipped, estimate, of_message
 
 words = st.text(alphabet="abc de\n港口é🙂\"'", max_size=120)
@@ -100,6 +106,45 @@ def test_what_fits_is_told_as_it_is() -> None:
     context = put_together("be kind", About(), [("user", "before"), ("assistant", "yes")], placed, 1_000)
     assert [str(message.text) for message in context.messages] == ["be kind", "before", "yes", "now"]
     assert not context.squeezed
+
+
+def test_what_a_caller_gave_as_the_conversation_so_far_is_no_step_and_does_not_fall_out() -> None:
+    call = {"id": "c", "name": "find", "args": {}}
+    given: list[Any] = [HumanMessage("first"), AIMessage("an answer"), HumanMessage("never pay Mallory")]
+    steps = [AIMessage("", tool_calls=[call]), ToolMessage("found " * 200, tool_call_id="c")]
+    placed = [(at, None, message) for at, message in enumerate([*given, *steps, *steps, *steps])]
+    task, rounds = of_transcript(placed, 10_000, {}, opens=True)
+    assert [piece.message for piece in task] == given
+    assert [len(round.pieces) for round in rounds] == [2, 2, 2]
+    context = put_together("be kind", About(), [], placed, 700, 10_000)
+    assert [str(message.text) for message in context.messages if message in given] == [m.text for m in given]
+
+
+@pytest.mark.parametrize("room", [300, 1_500, 60_000])
+@pytest.mark.parametrize("filler", ["the ship sails on ", "船在海上航行，"])
+async def test_all_of_what_a_user_said_is_read_before_it_falls_out(room: int, filler: str) -> None:
+    text = filler * 60 + "NEVER PAY MALLORY " + filler * 60
+    said = [Said((1, 0), "user", text), Said((1, 1), "assistant", "aye " * 9_000)]
+    pieces = [of_said(one) for one in said]
+    asked: list[str] = []
+
+    async def ask(messages: Sequence[BaseMessage]) -> Turn:
+        asked.append(str(messages[1].text))
+        return Turn(AIMessage("a summary"), Usage(1, 1), "m", "stop")
+
+    while pieces:
+        count = chunk(pieces, room)
+        await summarize(ask, "before", pieces[:count], tokens=100, room=room)
+        pieces = pieces[count:]
+    read = "".join(orjson.loads(line)["text"] for one in asked for line in one.splitlines() if '"role":"user"' in line)
+    assert read == text
+    assert all(estimate(one) <= room + 150 for one in asked)
+
+
+def test_a_summary_is_not_broken_off_because_answers_are_to_be_short() -> None:
+    choice = summary_choice(ModelChoice(name="big", max_tokens=20), ContextConfig(summary_model="small"))
+    assert (choice.name, choice.max_tokens) == ("small", 4_000)
+    assert summary_choice(ModelChoice(name="big"), ContextConfig()).max_tokens is None
 
 
 def test_results_go_before_what_was_said() -> None:
