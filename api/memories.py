@@ -34,6 +34,7 @@ from api.memory_bodies import (
 from api.paging import bad_cursor, page, read_cursor
 from api.problems import invalid
 from kernel.ids import is_id
+from kernel.jobs import cancel_jobs_of_user
 from memory.documents.store import Documents
 from memory.records import Changes, Filter, MemoryItem, NewMemory, ScopeKind
 
@@ -232,6 +233,8 @@ class Memories:
         await self._access.writer(call.principal, OfWhom(user_id=user_id), "user")
         # First: what a worker may still take in of them is removed by their jobs.
         await self._documents.delete_of_user(call.org_id, user_id)
+        # And what a worker is about to keep of their conversations is not kept.
+        await cancel_jobs_of_user(call.db, call.org_id, user_id)
         erased = await (await self._access.memory()).erase(call.org_id, user_id)
         return Answer({"erased": erased})
 

@@ -140,6 +140,11 @@ async def cancel_jobs(db: Pool | Connection, kind: str, key: str) -> bool:
     return bool(await db.fetch(SQL.cancel_jobs, kind, key))
 
 
+async def cancel_jobs_of_user(db: Pool | Connection, org_id: str, user_id: str) -> int:
+    """Ends open jobs that are about runs of this user, and forgets what they have found; how many."""
+    return len(await db.fetch(SQL.cancel_jobs_of_user, org_id, user_id))
+
+
 async def get_job(db: Pool | Connection, kind: str, key: str) -> JobState | None:
     """The latest job of this kind and key."""
     row = await db.fetchrow(SQL.get_job, kind, key)

@@ -63,6 +63,13 @@ UPDATE jobs SET status = 'cancelled', finished_at = now(), lease_until = NULL
 WHERE kind = $1 AND key = $2 AND finished_at IS NULL
 RETURNING id
 
+-- name: cancel_jobs_of_user
+-- Open jobs of org $1 whose key is a run of user $2.
+UPDATE jobs j SET status = 'cancelled', finished_at = now(), lease_until = NULL, progress = NULL
+FROM runs r
+WHERE j.org_id = $1 AND j.finished_at IS NULL AND r.id = j.key AND r.org_id = $1 AND r.user_id = $2
+RETURNING j.id
+
 -- name: get_job
 SELECT id, org_id, kind, key, payload::text, status, attempt, attempts, progress::text, error::text, created_at,
        not_before, finished_at

@@ -10,6 +10,7 @@ session are done in the order of their turns. The run itself is never touched.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -36,7 +37,7 @@ from orchestrator.tools.tool import Vault
 
 log = structlog.get_logger(__name__)
 
-_IN_TURN: Final = 2.0
+_IN_TURN: Final = (2.0, 6.0)
 _MOST_READINGS: Final = 3  # of a model that answers, and never what it was asked for: each is paid for
 _LEAST_ANSWER: Final = 4_000
 
@@ -98,7 +99,7 @@ class Extraction:
             await say_progress(self._db, job, {"skipped": "there is nothing to read"})
             return None
         if material.behind:
-            await requeue_job(self._db, job, None, delay=_IN_TURN, free=True)
+            await requeue_job(self._db, job, None, delay=random.uniform(*_IN_TURN), free=True)  # noqa: S311
             return True
         state = await get_job(self._db, EXTRACT, job.key)
         progress: dict[str, Any] = (state.progress if state else None) or {}

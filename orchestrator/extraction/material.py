@@ -57,10 +57,10 @@ class Line:
 class Material:
     """A turn. Its `lines` are numbered from 1; `earlier`, `summary` and `asked` are what went before it.
 
-    `at` is when the run ended, `behind` says that an earlier turn of the session is still to be read. `overheard` is
-    what tools said in earlier turns, `heard` what they said in this one, in whole: nobody is told of either, words are
-    compared with them. `shared` says that earlier turns were other users': what was said in them is left out here,
-    for it is not this user's.
+    `at` is when the run ended, `behind` says that an earlier turn of the session is still to be read: then there are no
+    lines. `overheard` is what tools said in earlier turns, `heard` what they said in this one, in whole: nobody is told
+    of either, words are compared with them. `shared` says that earlier turns were other users': what was said in them is
+    left out here, for it is not this user's.
     """
 
     scope: Scope
@@ -87,6 +87,8 @@ async def read(db: Pool, org_id: str, run_id: str) -> Material | None:
         config = AgentConfig.model_validate_json(row["config"])
     except ValidationError:
         return None  # of another release; its runs fail too
+    if row["behind"]:
+        return _put_together(org_id, run_id, row, config, [], Window(0), [], [])
     of_turn = (org_id, row["session_id"], row["turn"])
     rows = await db.fetch(SQL.said, *of_turn, _MOST_MESSAGES, _MOST_CHARACTERS)
     overheard = await db.fetch(SQL.overheard, *of_turn, _MOST_OVERHEARD, _OVERHEARD_CHARACTERS)
@@ -109,7 +111,7 @@ def _put_together(
 ) -> Material | None:
     room = min(_MOST_TOKENS, max(config.context.max_tokens - _ORDER_TOKENS, 400))
     lines = _within(_lines(rows), room)
-    if not any(line.role == "user" for line in lines):
+    if not row["behind"] and not any(line.role == "user" for line in lines):
         return None
     return Material(
         scope=Scope(org_id, row["user_id"], row["agent_id"], row["session_id"], run_id),

@@ -44,6 +44,33 @@ async def caller(priced: Stack) -> AsyncIterator[Caller]:
         yield caller
 
 
+async def test_a_summary_on_the_way_counts_before_the_next_call_is_made(
+    priced: Stack, caller: Caller, model: ScriptedModel
+) -> None:
+    words = "the ship sails on " * 90
+    big = Reply(tokens=["a summary"], usage=(90_000, 10))
+    sums, script = model.script(big), model.script(said("fine"))
+    agent = await caller.agent(model=script, context={"max_tokens": 1_500, "summary_model": sums})
+    session = await caller.session()
+    silent = await caller.agent(name="silent", model=script, context={"summarize": False})
+    for _ in range(2):
+        await caller.run(words, session=session, agent_id=silent)
+    made = len(model.asked(script))
+    history = await ended(priced, caller, input=words, session=session, agent_id=agent, budget={"max_tokens": 50_000})
+    assert [event.data.get("purpose") for event in history.of("usage")] == ["summary"]
+    assert len(model.asked(script)) == made
+
+
+async def test_a_summary_model_without_a_price_is_refused_where_cost_is_limited(
+    priced: Stack, caller: Caller, model: ScriptedModel
+) -> None:
+    agent = await caller.agent(model=model.script(said("fine")), context={"summary_model": "unheard-of"})
+    history = await ended(priced, caller, agent_id=agent, budget={"max_cost": 1})
+    [error] = history.of("error")
+    assert error.data["code"] == "no_price"
+    assert "unheard-of" in error.data["message"]
+
+
 @pytest.mark.parametrize(
     ("budget", "reason", "asked"),
     [

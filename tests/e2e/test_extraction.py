@@ -489,6 +489,34 @@ async def test_a_turn_of_hundreds_of_calls_is_read_with_its_question(stack: Stac
     assert [line.text for line in read.lines if line.role == "user"] == ["I am Ada, my office is in Bergen"]
 
 
+async def test_what_is_still_to_be_read_of_a_user_is_erased_with_them(
+    stack: Stack, caller: Caller, agents: Agents
+) -> None:
+    ada, bob = await a_user(stack, caller), await a_user(stack, caller, "bob")
+    down = Reply(fault=HttpError(503, {"error": {"message": "down"}}))
+    runs = [
+        await user.run("My office is in Bergen", agent_id=await agents.agent(user, said("I see."), down))
+        for user in (ada, bob)
+    ]
+
+    async def failed() -> Any:
+        return await stack.database.fetchval(
+            "SELECT count(*) = 2 FROM jobs WHERE kind = 'extract' AND key = ANY ($1) AND error IS NOT NULL",
+            [run["id"] for run in runs],
+        )
+
+    await eventually(failed, what="the model was down")
+    await stack.database.execute("UPDATE jobs SET progress = '{\"steps\": []}' WHERE key = $1", runs[0]["id"])
+    await ada.post("/v1/memories/erase", {"user_id": "ada"}, expect=200)
+    [of_ada, of_bob] = [
+        await stack.database.fetchval(
+            "SELECT status || coalesce(progress::text, '') FROM jobs WHERE key = $1", run["id"]
+        )
+        for run in runs
+    ]
+    assert (of_ada, of_bob) == ("cancelled", "queued")
+
+
 async def test_a_worker_that_is_killed_in_the_midst_leaves_nothing_twice(own: OwnStack, model: ScriptedModel) -> None:
     """Once while the model is asked, and once while it decides; what was decided is asked for no more."""
     stack = await own.stack(LONGHAUL_EXTRACT="on", LONGHAUL_MODEL_IDLE_TIMEOUT="30")
