@@ -147,6 +147,18 @@ def test_a_summary_is_not_broken_off_because_answers_are_to_be_short() -> None:
     assert summary_choice(ModelChoice(name="big"), ContextConfig()).max_tokens is None
 
 
+@pytest.mark.parametrize("instruction", ["Never name a competitor.", "以后不要提到竞争对手。"])
+def test_a_standing_instruction_outlives_the_questions_around_it(instruction: str) -> None:
+    """Each time something falls out, what was kept is weighed again."""
+    asked: list[Asked] = []
+    for turn in range(1, 400):
+        text = instruction if turn == 20 else f"question {turn} about the harbour " + "and its ships " * 20
+        asked = kept([*asked, Asked(turn, text)], 2_000)
+    assert instruction in [one.text for one in asked]
+    assert [one.turn for one in asked if one.turn < 4 or one.turn > 396] == [1, 2, 3, 397, 398, 399]
+    assert {1, 399} <= {one.turn for one in kept(asked, 90)}
+
+
 def test_results_go_before_what_was_said() -> None:
     calls = [{"id": f"c{number}", "name": "find", "args": {}} for number in range(3)]
     placed: list[Any] = [(0, None, HumanMessage("now"))]
