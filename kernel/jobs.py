@@ -77,7 +77,7 @@ async def add_job(
 
     Of an open job nothing is changed: its payload stays as it is.
     """
-    arguments = (new_id("job"), org_id, kind, key, orjson.dumps(payload or {}).decode(), attempts, delay)
+    arguments = (new_id("job"), org_id, kind, key, _text(payload or {}), attempts, delay)
     while True:
         found = await db.fetchval(SQL.add_job, *arguments) or await db.fetchval(SQL.open_job, kind, key)
         if found is not None:  # else it has just been finished
@@ -108,7 +108,7 @@ async def say_progress(
     Raises:
         JobLost: it is no longer this worker's.
     """
-    text = orjson.dumps(progress).decode()
+    text = _text(progress)
     if not await db.fetchval(SQL.progress_job, job.id, job.attempt, text, lease_seconds):
         raise JobLost(f"Job {job.id} is no longer this worker's.")
 
@@ -125,12 +125,12 @@ async def finish_job(db: Pool | Connection, job: Job) -> None:
 
 async def fail_job(db: Pool, job: Job, error: dict[str, Any]) -> None:
     """It can't be done. Says nothing where it is no longer this worker's."""
-    await db.fetchval(SQL.fail_job, job.id, job.attempt, orjson.dumps(error).decode())
+    await db.fetchval(SQL.fail_job, job.id, job.attempt, _text(error))
 
 
 async def requeue_job(db: Pool, job: Job, error: dict[str, Any] | None, *, delay: float, free: bool = False) -> None:
     """It is to be tried again in `delay` seconds; `free` if the attempt does not count."""
-    text = None if error is None else orjson.dumps(error).decode()
+    text = None if error is None else _text(error)
     await db.fetchval(SQL.requeue_job, job.id, job.attempt, text, delay, free)
 
 
@@ -165,3 +165,20 @@ def _job(row: asyncpg.Record) -> Job:
     fields = dict(row)
     fields["payload"] = orjson.loads(fields["payload"])
     return Job(**fields)
+
+
+def _text(value: dict[str, Any]) -> str:
+    """As JSON that Postgres keeps: messages of others may hold NUL and halves of surrogate pairs."""
+    return orjson.dumps(_keepable(value)).decode()
+
+
+def _keepable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "ignore").decode().replace("\x00", "")
+        case dict():
+            return {_keepable(key): _keepable(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_keepable(each) for each in value]
+        case _:
+            return value

@@ -10,16 +10,61 @@ RETURNING id
 SELECT id FROM jobs WHERE kind = $1 AND key = $2 AND finished_at IS NULL
 
 -- name: take_job
--- One that is due, or whose worker has died; of the latter only where another attempt is left.
+-- One whose worker has died, if another attempt is left. Else one that is due: of the org with the fewest that are being
+-- done, and of these of the one whose turn is next; a hundred of them are looked at. Both walks from org to org stop there,
+-- and are not begun where nothing is due.
+WITH RECURSIVE turn AS (
+    SELECT coalesce((SELECT coalesce(org_id, '') FROM jobs WHERE taken_at IS NOT NULL ORDER BY taken_at DESC LIMIT 1), '')
+           AS org
+), later (org) AS (
+    SELECT (SELECT coalesce(org_id, '') FROM jobs
+            WHERE status = 'queued' AND coalesce(org_id, '') > turn.org ORDER BY coalesce(org_id, '') LIMIT 1)
+    FROM turn WHERE EXISTS (SELECT FROM jobs WHERE status = 'queued' AND not_before <= now())
+    UNION ALL
+    SELECT (SELECT coalesce(org_id, '') FROM jobs
+            WHERE status = 'queued' AND coalesce(org_id, '') > later.org ORDER BY coalesce(org_id, '') LIMIT 1)
+    FROM later WHERE later.org IS NOT NULL
+), earlier (org) AS (
+    SELECT (SELECT coalesce(org_id, '') FROM jobs WHERE status = 'queued' ORDER BY coalesce(org_id, '') LIMIT 1)
+    WHERE EXISTS (SELECT FROM jobs WHERE status = 'queued' AND not_before <= now())
+    UNION ALL
+    SELECT (SELECT coalesce(org_id, '') FROM jobs
+            WHERE status = 'queued' AND coalesce(org_id, '') > earlier.org ORDER BY coalesce(org_id, '') LIMIT 1)
+    FROM earlier WHERE earlier.org <= (SELECT org FROM turn)
+), running AS MATERIALIZED (
+    SELECT coalesce(org_id, '') AS org, count(*) AS jobs FROM jobs WHERE status = 'running' GROUP BY 1
+), heads AS (
+    SELECT o.org, row_number() OVER () AS place
+    FROM (SELECT org FROM later UNION ALL SELECT org FROM earlier WHERE org <= (SELECT org FROM turn)) AS o
+    CROSS JOIN LATERAL (SELECT FROM jobs
+                        WHERE status = 'queued' AND coalesce(org_id, '') = o.org AND not_before <= now()
+                              AND kind = ANY ($3::text[])
+                        LIMIT 1) AS due
+    LIMIT 100
+), next AS (
+    SELECT h.org, coalesce(r.jobs, 0) AS running, h.place FROM heads h LEFT JOIN running r USING (org)
+    ORDER BY 2, 3 LIMIT 8
+), candidates AS MATERIALIZED (
+    SELECT j.id, row_number() OVER (ORDER BY j.place, next.running, next.place) AS place
+    FROM next
+    CROSS JOIN LATERAL (SELECT id, row_number() OVER (ORDER BY not_before, id) AS place FROM jobs
+                        WHERE status = 'queued' AND coalesce(org_id, '') = next.org AND not_before <= now()
+                              AND kind = ANY ($3::text[])
+                        ORDER BY not_before, id LIMIT 8) AS j
+    UNION ALL
+    (SELECT id, 0 FROM jobs
+     WHERE status = 'running' AND lease_until < now() AND attempt < attempts AND kind = ANY ($3::text[])
+     ORDER BY lease_until LIMIT 8)
+)
 UPDATE jobs
-SET status = 'running', attempt = attempt + 1, worker = $1, lease_until = now() + make_interval(secs => $2)
-WHERE id = (SELECT id FROM jobs
-            WHERE kind = ANY ($3::text[])
-                  AND (status = 'queued' AND not_before <= now()
-                       OR status = 'running' AND lease_until < now() AND attempt < attempts)
-            ORDER BY not_before, id
+SET status = 'running', attempt = attempt + 1, worker = $1, lease_until = now() + make_interval(secs => $2),
+    taken_at = clock_timestamp()
+WHERE id = (SELECT j.id FROM candidates c JOIN jobs j USING (id)
+            WHERE j.status = 'queued' AND j.not_before <= now()
+                  OR j.status = 'running' AND j.lease_until < now() AND j.attempt < j.attempts
+            ORDER BY c.place
             LIMIT 1
-            FOR UPDATE SKIP LOCKED)
+            FOR UPDATE OF j SKIP LOCKED)
 RETURNING id, org_id, kind, key, payload::text, attempt, attempts
 
 -- name: bury_jobs

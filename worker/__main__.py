@@ -32,7 +32,7 @@ from kernel.sealing import Sealer
 from kernel.settings import Settings, load_settings
 from memory.host import MemoryHost, open_memory
 from memory.store import PostgresMemory
-from memory.upkeep import ask_for_upkeep
+from memory.upkeep import FILL, UPKEEP, ask_for_upkeep
 from orchestrator.bus import EventBus, TellingPublisher
 from orchestrator.egress import EgressClient
 from orchestrator.engine import Engine
@@ -157,6 +157,7 @@ async def work(settings: Settings) -> None:
                 measures=host.measures,
             ),
             worker=worker_id,
+            apart=(UPKEEP, FILL),
         )
         if bus is not None:
             bus.start()

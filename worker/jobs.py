@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 import structlog
@@ -38,12 +38,21 @@ _LONGEST_PAUSE: Final = 3600.0
 _FAREWELL: Final = 2.0
 
 
+class JobOverdue(LonghaulError):
+    """The handler took longer than any of its kind should."""
+
+    code = "job_overdue"
+
+
 class Jobs:
     """`run()` is its task; cancelled, it puts back what it is at, and ends.
 
     Args:
         handlers: by the kind of job. Errors: a `CallerError` is final, since the same job will not do better; anything
             else is tried again, later each time.
+        seconds: that one attempt may take; a handler that hangs gives its slot back then.
+        apart: kinds that may take hours. Each has a slot of its own and all the time it wants, and keeps no other kind
+            waiting.
         buried: is told of jobs that were ended because each of their workers died.
     """
 
@@ -56,6 +65,8 @@ class Jobs:
         slots: int = 2,
         poll_seconds: float = 1.0,
         first_pause: float = 5.0,
+        seconds: float = 7200.0,
+        apart: Collection[str] = (),
         buried: Callable[[Job], Awaitable[None]] | None = None,
     ) -> None:
         self._db = db
@@ -64,36 +75,50 @@ class Jobs:
         self._slots = slots
         self._poll = poll_seconds
         self._first_pause = first_pause
+        self._seconds = seconds
+        self._apart = [kind for kind in self._handlers if kind in apart]
         self._buried = buried
 
     async def run(self) -> None:
-        slots = [asyncio.create_task(self._slot(), name=f"jobs {number}") for number in range(self._slots)]
+        usual = [kind for kind in self._handlers if kind not in self._apart]
+        kinds = [*([usual] * self._slots if usual else []), *([kind] for kind in self._apart)]
+        slots = [asyncio.create_task(self._slot(each), name=f"jobs {number}") for number, each in enumerate(kinds)]
         try:
             await asyncio.gather(*slots)
         finally:
             await end(*slots)
 
-    async def _slot(self) -> None:
+    async def _slot(self, kinds: Collection[str]) -> None:
         while True:
             try:
-                for job in await bury_jobs(self._db, self._handlers):
+                for job in await bury_jobs(self._db, kinds):
                     log.error("job_buried", **_named(job))
                     if self._buried is not None:
                         await self._buried(job)
-                job_taken = await take_job(self._db, self._handlers, worker=self._worker, lease_seconds=LEASE)
+                job_taken = await take_job(self._db, kinds, worker=self._worker, lease_seconds=LEASE)
                 if job_taken is not None:
                     await self._do(job_taken)
                     continue
             except STORE_ERRORS as error:
                 log.warning("jobs_not_taken", error=repr(error))
+            except Exception:  # a job must not end a worker, which has runs of hours
+                log.exception("jobs_not_taken")
             # Workers that were started together do not ask together.
             await asyncio.sleep(self._poll * random.uniform(0.5, 1.5))  # noqa: S311
 
     async def _do(self, job: Job) -> None:
         renewing = asyncio.create_task(self._renew(job), name=f"renew {job.id}")
         work = asyncio.ensure_future(self._handlers[job.kind](job))
+        limit = None if job.kind in self._apart else self._seconds
         try:
-            await asyncio.wait([renewing, work], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([renewing, work], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not renewing.done():
+                work.cancel()
+                await asyncio.wait([work], timeout=_FAREWELL)
+                overdue: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+                overdue.set_exception(JobOverdue(f"It took longer than {self._seconds:g} s."))
+                await self._conclude(job, overdue)
+                return
             if not work.done():
                 log.warning("job_lost", **_named(job))
                 return
@@ -107,6 +132,8 @@ class Jobs:
 
     async def _conclude(self, job: Job, work: asyncio.Future[bool | None]) -> None:
         try:
+            if work.cancelled():  # from within: nobody has asked this worker to end
+                raise RuntimeError("the handler gave itself up")
             if not work.result():
                 await patiently(lambda: finish_job(self._db, job))
             log.info("job_done", **_named(job))
