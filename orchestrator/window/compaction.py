@@ -83,8 +83,11 @@ class Compaction:
     async def _sum_up(self, org_id: str, session_id: str, config: ContextConfig, ask: Ask) -> None:
         room, tokens = room_for(config.max_tokens), summary_tokens(config.max_tokens)
         for _ in range(_MOST_CHUNKS):
-            window = await records.load(self._windows.db, org_id, session_id)
-            if not (count := falls_out(window.dialogue, config)):
+            window = await records.load(self._windows.db, org_id, session_id, oldest=True)
+            count = falls_out(window.dialogue, config)
+            if not count and len(window.dialogue) >= records.MOST_DIALOGUE:
+                count = records.MOST_DIALOGUE // 2
+            if not count:
                 break
             pieces = [of_said(said) for said in window.dialogue[:count]]
             pieces = pieces[: chunk(pieces, room)]

@@ -63,6 +63,7 @@ class ContextWindow:
         self._history: list[Piece] = []
         self._about = About()
         self._base: Place | None = None  # where the summary ends; None until the window is loaded
+        self._all = True  # whether the history begins where the summary ends
         self._covered = -1  # this turn's messages up to here are in `about.steps`
         self._covered_known = run.epoch == 1
         self._pieces: dict[int, Piece] = {}
@@ -129,6 +130,7 @@ class ContextWindow:
 
     def _take(self, window: Window) -> None:
         self._base = window.base
+        self._all = len(window.dialogue) < records.MOST_DIALOGUE
         self._history = [of_said(one) for one in self._recent(window.dialogue)]
         summary = window.summary
         self._about = replace(
@@ -236,7 +238,8 @@ class ContextWindow:
                 tokens_of(made[0]),
             )
             run, turn = self._run, made[1]
-            if run.retry is None:  # what a run says that goes on from an earlier one leaves out turns in between
+            # What a run says that goes on from an earlier one leaves out turns in between.
+            if run.retry is None and self._all:
                 used = turn.usage.input_tokens, turn.usage.output_tokens
                 await records.keep_summary(
                     self._windows.db,

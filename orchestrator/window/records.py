@@ -24,9 +24,10 @@ MOST_RESULTS: Final = 12
 _SUMMARIES_KEPT: Final = 8
 
 
-async def load(db: Pool, org_id: str, session_id: str, *, before: int | None = None) -> Window:
-    """The window of a session before turn `before`; None: before the first one that has not ended."""
-    arguments = (org_id, session_id, before, MOST_DIALOGUE)
+async def load(db: Pool, org_id: str, session_id: str, *, before: int | None = None, oldest: bool = False) -> Window:
+    """The window of a session before turn `before`; None: before the first one that has not ended. Where it has more
+    messages than it holds, the latest, or the `oldest`."""
+    arguments = (org_id, session_id, before, MOST_DIALOGUE, oldest)
     row = await patiently(lambda: db.fetchrow(SQL.load, *arguments))
     if row is None:  # deleted meanwhile
         return Window(0 if before is None else before - 1)

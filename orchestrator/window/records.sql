@@ -1,6 +1,6 @@
 -- name: load
 -- What is known of session $2 (org $1) before turn $3 (NULL: the first turn that has not ended): the newest summary, the
--- newest $4 messages of the conversation behind it, notes and large results.
+-- newest $4 messages of the conversation behind it, or the oldest ($5), notes and large results.
 SELECT t.turn - 1 AS turn, w.version, w.notes, w.results, s.summary, m.dialogue
 FROM (SELECT coalesce($3, (SELECT min(r.turn) FROM runs r WHERE r.org_id = $1 AND r.session_id = $2
                              AND r.finished_at IS NULL), s.turns + 1) AS turn
@@ -16,11 +16,17 @@ LEFT JOIN LATERAL (
     ORDER BY n.upto_turn DESC, n.upto_position DESC LIMIT 1) AS s ON true
 LEFT JOIN LATERAL (
     SELECT json_agg(json_build_array(d.turn, d.position, d.role, d.content) ORDER BY d.turn, d.position) AS dialogue
-    FROM (SELECT turn, position, role, content FROM messages
-          WHERE org_id = $1 AND session_id = $2 AND turn < t.turn AND path = ''
-            AND role IN ('user', 'assistant', 'system') AND tool_calls IS NULL
-            AND (turn, position) > (coalesce(s.upto_turn, 0), coalesce(s.upto_position, -1))
-          ORDER BY turn DESC, position DESC LIMIT $4) AS d) AS m ON true;
+    FROM ((SELECT turn, position, role, content FROM messages
+           WHERE org_id = $1 AND session_id = $2 AND turn < t.turn AND path = ''
+             AND role IN ('user', 'assistant', 'system') AND tool_calls IS NULL
+             AND (turn, position) > (coalesce(s.upto_turn, 0), coalesce(s.upto_position, -1)) AND NOT $5::boolean
+           ORDER BY turn DESC, position DESC LIMIT $4)
+          UNION ALL
+          (SELECT turn, position, role, content FROM messages
+           WHERE org_id = $1 AND session_id = $2 AND turn < t.turn AND path = ''
+             AND role IN ('user', 'assistant', 'system') AND tool_calls IS NULL
+             AND (turn, position) > (coalesce(s.upto_turn, 0), coalesce(s.upto_position, -1)) AND $5::boolean
+           ORDER BY turn, position LIMIT $4)) AS d) AS m ON true;
 
 -- name: keep_summary
 -- Adds a summary to session $2 (org $1) that goes on from ($3, $4) and ends at ($5, $6); nothing where another one did

@@ -106,6 +106,27 @@ async def test_what_falls_out_is_summed_up_after_the_run(stack: Stack, caller: C
     assert (await assert_history(stack.database, later["id"])).of("context_compacted") == []
 
 
+async def test_of_more_messages_than_a_window_holds_none_is_left_out(
+    stack: Stack, caller: Caller, model: ScriptedModel
+) -> None:
+    session = await caller.session()
+    script, sums = model.script(said("fine")), model.script(said("all of it"))
+    silent = await caller.agent(name="silent", model=script, context={"summarize": False})
+    run = await caller.run("Always answer in French.", session=session, agent_id=silent)
+    await stack.database.execute(
+        "INSERT INTO messages (session_id, turn, position, id, org_id, run_id, role, content)"
+        " SELECT session_id, turn, 100 + n, 'msg_' || md5(id || n), org_id, run_id, 'user', to_json('say ' || n)"
+        " FROM messages, generate_series(1, 1200) AS n WHERE run_id = $1 AND role = 'user'",
+        run["id"],
+    )
+    agent = await caller.agent(model=script, context={"keep_recent": 4, "summary_model": sums})
+    await caller.run("go on", session=session, agent_id=agent)
+    rows = await summed_up(stack, session)
+    first, *_ = model.asked(sums)
+    assert '"text":"Always answer in French."' in texts(first.messages)[1]
+    assert sum(row["messages"] for row in rows) == 1200
+
+
 async def test_a_summary_goes_on_from_the_one_before(stack: Stack, caller: Caller, model: ScriptedModel) -> None:
     session = await caller.session()
     script, sums = model.script(said("fine")), model.script(said("first part"), said("both parts"))
