@@ -241,8 +241,8 @@ def _near(search: Search, values: _Parameters, depth: int, within: bool) -> list
 
 
 def _effort(memories: int) -> int:
-    """How widely the graph is searched for the nearest of so many: 100 up to 100,000, and 50 more for each doubling."""
-    return min(600, round(100 + 50 * max(0.0, math.log2(max(memories, 1) / 100_000))))
+    """How widely the graph is searched for the nearest of so many: 64 up to 100,000, and 50 more for each doubling."""
+    return min(600, round(64 + 50 * max(0.0, math.log2(max(memories, 1) / 100_000))))
 
 
 def _filters(where: Filter, values: _Parameters) -> dict[str, str]:
