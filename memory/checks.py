@@ -34,7 +34,7 @@ _MOST_METADATA: Final = 16_384
 _LAST_PLACE: Final = 2**31 - 1
 # Words that begin with a capital letter but not a sentence, and what holds a digit. Found in the text where the caller
 # names none; scripts without capitals have theirs named by whoever extracts them.
-_NAME: Final = re.compile(r"(?<![.!?:]\s)(?<!^)\b[A-ZÀ-ÖØ-Þ][\w&'’-]*(?:\s+[A-ZÀ-ÖØ-Þ][\w&'’-]*)*|\b\w*\d[\w.:/-]*\b")
+_NAME: Final = re.compile(r"\b(?:(?<![.!?:]\s)(?<!^)[A-ZÀ-ÖØ-Þ][\w&'’-]*(?:\s+[A-ZÀ-ÖØ-Þ][\w&'’-]*)*|\w*\d[\w.:/-]*\b)")
 
 
 def checked(scope: Scope, memories: Sequence[NewMemory]) -> list[NewMemory]:

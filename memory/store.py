@@ -8,6 +8,7 @@ Where the embedder is down or slow, recall goes on by words alone; remembering c
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -37,6 +38,7 @@ T = TypeVar("T")
 
 _MANY: Final = 500  # memories written at once, after which upkeep need not wait for its minute
 _TRIES: Final = 4
+_CHECKED_AT_ONCE: Final = 16  # names are looked for in texts: many at once would hold up the event loop
 _EACH: Final = 0.01  # seconds of patience for each memory of a batch
 
 
@@ -80,7 +82,10 @@ class PostgresMemory:
         return item
 
     async def remember_all(self, scope: Scope, memories: Sequence[NewMemory]) -> list[MemoryItem]:
-        new = checked(scope, memories)
+        if len(memories) <= _CHECKED_AT_ONCE:
+            new = checked(scope, memories)
+        else:
+            new = await asyncio.to_thread(checked, scope, memories)
         if not new:
             return []
         named = writing.distinct(new)
