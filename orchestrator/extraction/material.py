@@ -59,8 +59,8 @@ class Material:
 
     `at` is when the run ended, `behind` says that an earlier turn of the session is still to be read: then there are no
     lines. `overheard` is what tools said in earlier turns, `heard` what they said in this one, in whole: nobody is told
-    of either, words are compared with them. `shared` says that earlier turns were other users': what was said in them is
-    left out here, for it is not this user's.
+    of either, words are compared with them. `shared` says that earlier turns were other users': what was said in them
+    is left out here, for it is not this user's.
     """
 
     scope: Scope
