@@ -45,7 +45,7 @@ from orchestrator.models.plugin import installed_providers
 from orchestrator.vault import RunVault
 from orchestrator.window.windows import Windows
 from orchestrator.workflows import GRAPH_VERSION
-from worker.background import background
+from worker.background import background, burials
 from worker.charges import Charges
 from worker.chores import Chores
 from worker.doorbell import Doorbell
@@ -158,6 +158,7 @@ async def work(settings: Settings) -> None:
             ),
             worker=worker_id,
             apart=(UPKEEP, FILL),
+            buried=burials(settings=settings, db=db, memory=memory),
         )
         if bus is not None:
             bus.start()

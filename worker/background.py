@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+from kernel.jobs import Job
 from kernel.postgres import Pool
 from kernel.settings import Settings
 from memory.documents.ingest import Ingestion
@@ -38,3 +39,8 @@ def background(
         COMPACT: Compaction(windows, models, vault_of).do,
         JOB: Ingestion.from_settings(settings, db, memory),
     }
+
+
+def burials(*, settings: Settings, db: Pool, memory: Memory) -> dict[str, Callable[[Job], Awaitable[None]]]:
+    """What is done, by the kind of job, after all of a job's workers have died."""
+    return {JOB: Ingestion.from_settings(settings, db, memory).buried}

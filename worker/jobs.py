@@ -53,7 +53,7 @@ class Jobs:
         seconds: that one attempt may take; a handler that hangs gives its slot back then.
         apart: kinds that may take hours. Each has a slot of its own and all the time it wants, and keeps no other kind
             waiting.
-        buried: is told of jobs that were ended because each of their workers died.
+        buried: by the kind of job, is told of those that were ended because each of their workers died.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Jobs:
         first_pause: float = 5.0,
         seconds: float = 7200.0,
         apart: Collection[str] = (),
-        buried: Callable[[Job], Awaitable[None]] | None = None,
+        buried: Mapping[str, Callable[[Job], Awaitable[None]]] | None = None,
     ) -> None:
         self._db = db
         self._handlers = dict(handlers)
@@ -77,7 +77,7 @@ class Jobs:
         self._first_pause = first_pause
         self._seconds = seconds
         self._apart = [kind for kind in self._handlers if kind in apart]
-        self._buried = buried
+        self._buried = dict(buried or {})
 
     async def run(self) -> None:
         usual = [kind for kind in self._handlers if kind not in self._apart]
@@ -92,9 +92,7 @@ class Jobs:
         while True:
             try:
                 for job in await bury_jobs(self._db, kinds):
-                    log.error("job_buried", **_named(job))
-                    if self._buried is not None:
-                        await self._buried(job)
+                    await self._bury(job)
                 job_taken = await take_job(self._db, kinds, worker=self._worker, lease_seconds=LEASE)
                 if job_taken is not None:
                     await self._do(job_taken)
@@ -105,6 +103,15 @@ class Jobs:
                 log.exception("jobs_not_taken")
             # Workers that were started together do not ask together.
             await asyncio.sleep(self._poll * random.uniform(0.5, 1.5))  # noqa: S311
+
+    async def _bury(self, job: Job) -> None:
+        log.error("job_buried", **_named(job))
+        if (settle := self._buried.get(job.kind)) is None:
+            return
+        try:
+            await settle(job)
+        except Exception as error:
+            log.exception("job_not_settled", error=repr(error), **_named(job))
 
     async def _do(self, job: Job) -> None:
         renewing = asyncio.create_task(self._renew(job), name=f"renew {job.id}")

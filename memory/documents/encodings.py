@@ -50,7 +50,8 @@ def decoded(data: bytes, charset: str | None = None, *, html: bool = False) -> t
     if charset is not None:
         try:
             name = codecs.lookup(charset).name
-        except LookupError:
+            b"".decode(name)  # of what Python calls a codec, such as zlib, not all are encodings of text
+        except (LookupError, UnicodeError):
             raise DocumentRefused(
                 "wrong_encoding", f"There is no encoding of the name {charset}.", suggestions=_SAVE
             ) from None

@@ -13,18 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import asyncpg
 import orjson
 import structlog
 
 from kernel.blobs import BlobMissing, BlobPlace, Blobs
 from kernel.errors import LonghaulError, StoreUnavailable
-from kernel.jobs import Job, JobLost, finish_job, say_progress
+from kernel.jobs import Job, JobLost, add_job, finish_job, requeue_job, say_progress
 from kernel.postgres import Pool
 from kernel.settings import Settings
 from memory.documents.formats import Format
 from memory.documents.parsing import ParserLimits, Reading, read_document
 from memory.documents.passages import Passage
-from memory.documents.records import scope_of
+from memory.documents.records import ATTEMPTS, JOB, scope_of
 from memory.documents.refusals import DocumentRefused
 from memory.documents.store import SQL
 from memory.port import Memory
@@ -36,6 +37,13 @@ BATCH: Final = 100
 """Passages that are embedded and written at once: between batches a deletion or another upload is noticed."""
 
 _PAGE: Final = 200
+_AGAIN: Final = 600.0
+
+
+class WorkersDied(LonghaulError):
+    """Nobody has lived to the end of it."""
+
+    code = "not_taken_in"
 
 
 class _Superseded(Exception):
@@ -85,15 +93,12 @@ class Ingestion:
         while True:
             row = await self._db.fetchrow(SQL.work, job.key)
             if row is None or row["status"] == "deleting":
-                await self._remove(job, row)
-                return True
+                return await self._removed(job)
             if row["status"] in ("ready", "failed") or row["blob"] is None:
                 if await self._settled(job):
                     return True
                 continue
-            fields = dict(row)
-            del fields["status"]
-            work = _Work(**fields)
+            work = _work(row)
             try:
                 await self._take_in(job, work)
                 return True
@@ -109,6 +114,18 @@ class Ingestion:
                     raise
                 log.exception("document_given_up", document_id=work.id, org_id=work.org_id)
                 return True
+
+    async def buried(self, job: Job) -> None:
+        """Settles a document after its job was ended because each of its workers died: nothing half taken in stays."""
+        row = await self._db.fetchrow(SQL.work, job.key)
+        if row is None or row["status"] in ("ready", "failed"):
+            return
+        if row["status"] == "deleting" or row["blob"] is None:
+            await add_job(self._db, JOB, job.key, org_id=job.org_id, attempts=ATTEMPTS, delay=_AGAIN)
+            return
+        await self._fail(
+            None, _work(row), WorkersDied("Each worker that took the document in died while it was at it.")
+        )
 
     async def _take_in(self, job: Job, work: _Work) -> None:
         await self._say(job, work, "parsing", 0, 1)
@@ -177,8 +194,9 @@ class Ingestion:
                 raise _Superseded
             await say_progress(db, job, {"stage": stage, "done": done, "total": total})
 
-    async def _fail(self, job: Job, work: _Work, error: Exception) -> bool:
-        """The version can't be taken in: nothing of it stays. False if there is a newer one by now."""
+    async def _fail(self, job: Job | None, work: _Work, error: Exception) -> bool:
+        """The version can't be taken in: nothing of it stays. False if there is a newer one by now. `job` is finished
+        with that, unless it is over."""
         if work.served is None:
             await self._memory.forget_document(work.org_id, work.id)
         else:
@@ -189,7 +207,8 @@ class Ingestion:
             if not await db.fetchval(SQL.fail, work.id, work.version, told):
                 return False
             await db.execute(SQL.drop_versions, work.org_id, work.id)
-            await finish_job(db, job)
+            if job is not None:
+                await finish_job(db, job)
         log.info("document_refused", document_id=work.id, org_id=work.org_id, code=_told(error)["code"])
         return True
 
@@ -200,12 +219,29 @@ class Ingestion:
             await finish_job(db, job)
             return True
 
-    async def _remove(self, job: Job, row: Any) -> None:
+    async def _removed(self, job: Job) -> bool:
+        """Whatever fails is tried again for as long as it takes: nobody else would remove what is left."""
+        try:
+            await self._remove(job)
+        except (LonghaulError, OSError, TimeoutError) as error:
+            if isinstance(error, JobLost) or job.attempt < job.attempts:
+                raise
+            log.warning("document_not_removed_yet", document_id=job.key, org_id=job.org_id, error=repr(error))
+            await requeue_job(self._db, job, _told(error), delay=_AGAIN, free=True)
+        return True
+
+    async def _remove(self, job: Job) -> None:
         if job.org_id is not None:
             await self._memory.forget_document(job.org_id, job.key)
         async with self._db.acquire() as db, db.transaction():
             await db.execute(SQL.remove, job.key)
             await finish_job(db, job)
+
+
+def _work(row: asyncpg.Record) -> _Work:
+    fields = dict(row)
+    del fields["status"]
+    return _Work(**fields)
 
 
 def _memories(work: _Work, reading: Reading, there: Mapping[str, MemoryItem]) -> list[NewMemory]:

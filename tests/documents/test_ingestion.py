@@ -13,9 +13,10 @@ import pytest
 
 from kernel.blobs import BlobPlace, Blobs
 from kernel.files import Files
-from kernel.jobs import Job, JobLost, get_job, requeue_job, take_job
+from kernel.jobs import Job, JobLost, bury_jobs, get_job, requeue_job, take_job
 from kernel.postgres import Pool
 from kernel.settings import Settings
+from kernel.tasks import end
 from kernel.tenants import ensure_org
 from memory.documents.ingest import Ingestion
 from memory.documents.records import JOB, Document, DocumentLimits, Place
@@ -54,6 +55,13 @@ class Embedder(LexicalEmbedder):
             await self.go.wait()
         self.texts += texts
         return await super().embed(texts)
+
+
+class Away(InMemory):
+    """Out of reach."""
+
+    async def forget_document(self, org_id: str, document_id: str) -> int:
+        raise MemoryUnavailable("memories can't be reached")
 
 
 class Bench:
@@ -262,6 +270,39 @@ async def test_a_job_whose_workers_all_died_leaves_a_document_that_failed(bench:
     await bench.upload(markdown("one passage"))
     await bench.work()
     assert (await bench.get(document)).status == "ready"
+
+
+async def test_of_a_document_whose_workers_died_midway_nothing_stays(bench: Bench) -> None:
+    document = await bench.upload(markdown("one passage", "two passages"))
+    bench.embedder.held = "two passages"
+    job = await bench.take()
+    dying = asyncio.create_task(bench.ingestion()(job))
+    await bench.embedder.reached.wait()
+    await end(dying)
+    assert await bench.texts(document) == ["one passage"]
+    await bench.db.execute("UPDATE jobs SET attempt = attempts")
+    await bench.worker_dies()
+    [buried] = await bury_jobs(bench.db, [JOB])
+    await bench.ingestion().buried(buried)
+    failed = await bench.get(document)
+    assert (failed.status, failed.error and failed.error["code"]) == ("failed", "not_taken_in")
+    assert await bench.texts(document) == []
+    assert await bench.blob_count() == 0
+
+
+async def test_a_deletion_is_tried_until_it_is_done(bench: Bench) -> None:
+    document = await bench.upload(markdown("one passage"))
+    await bench.work()
+    await bench.documents.delete(bench.org, document.id)
+    await bench.db.execute("UPDATE jobs SET attempt = attempts - 1 WHERE finished_at IS NULL")
+    memory, bench.memory = bench.memory, Away()
+    await bench.work()
+    bench.memory = memory
+    assert await bench.texts(document) == ["one passage"]
+    await bench.db.execute("UPDATE jobs SET not_before = now()")
+    await bench.work()
+    assert await bench.texts(document) == []
+    assert await bench.db.fetchval("SELECT count(*) FROM documents") == 0
 
 
 async def test_bytes_that_are_missing_in_the_store_are_looked_for_again_later(bench: Bench) -> None:

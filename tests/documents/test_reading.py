@@ -248,6 +248,7 @@ async def test_text_whose_encoding_is_not_what_is_said_is_refused() -> None:
     assert "utf-8" in message
     await refused("wrong_encoding", "a.txt", b"text", "text/plain; charset=klingon")
     await refused("wrong_encoding", "a.txt", b"dGV4dA==", "text/plain; charset=base64")
+    await refused("wrong_encoding", "a.txt", b"not packed at all", "text/plain; charset=zlib")
 
 
 async def test_text_whose_encoding_cannot_be_told_is_refused() -> None:

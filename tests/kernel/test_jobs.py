@@ -20,7 +20,8 @@ KINDS = ("sweep",)
 async def add_many(db: Pool, org_id: str | None, amount: int) -> None:
     await db.execute(
         """INSERT INTO jobs (id, org_id, kind, key, attempts)
-           SELECT 'job_' || md5($1 || n), nullif($1, ''), 'sweep', $1 || n, 3 FROM generate_series(1, $2::integer) AS n""",
+           SELECT 'job_' || md5($1 || n), nullif($1, ''), 'sweep', $1 || n, 3
+           FROM generate_series(1, $2::integer) AS n""",
         org_id or "",
         amount,
     )
@@ -93,7 +94,8 @@ async def test_of_one_org_the_job_that_is_due_first_is_first(own_database: Pool)
     for key in ("first", "second", "third"):
         await add_job(own_database, "sweep", key, org_id=org_id)
     job = await take_job(own_database, KINDS, worker="one", lease_seconds=60.0)
-    assert job is not None and job.key == "first"
+    assert job is not None
+    assert job.key == "first"
     await requeue_job(own_database, job, None, delay=0.0)
     keys = []
     while job := await take_job(own_database, KINDS, worker="one", lease_seconds=60.0):
@@ -105,10 +107,12 @@ async def test_a_job_whose_worker_has_died_is_taken_again_until_its_last_attempt
     await add_job(own_database, "sweep", "poison", attempts=2)
     for attempt in (1, 2):
         job = await take_job(own_database, KINDS, worker="one", lease_seconds=0.0)
-        assert job is not None and job.attempt == attempt
+        assert job is not None
+        assert job.attempt == attempt
     assert await take_job(own_database, KINDS, worker="one", lease_seconds=0.0) is None
     state = await get_job(own_database, "sweep", "poison")
-    assert state is not None and state.status == "running"
+    assert state is not None
+    assert state.status == "running"
 
 
 async def run_until(jobs: Jobs, done: asyncio.Event) -> None:
@@ -138,7 +142,9 @@ async def test_a_job_that_goes_wrong_does_not_stop_the_others(own_database: Pool
     jobs = Jobs(own_database, {"sweep": handler}, worker="one", slots=1, poll_seconds=0.02, seconds=0.5)
     await run_until(jobs, done)
     state = await get_job(own_database, "sweep", "bad")
-    assert state is not None and state.status == "failed" and state.error is not None
+    assert state is not None
+    assert state.status == "failed"
+    assert state.error is not None
     assert state.error["code"] == ("job_overdue" if how == "hangs" else "internal")
     assert "\x00" not in state.error["message"]
 
