@@ -38,7 +38,7 @@ _UNSPACED = (
 _TOKEN = re.compile(rf"([{_UNSPACED}]+)|([^\W_{_UNSPACED}]+)(?:['’](?:s|t|d|m|re|ve|ll)\b)?")
 _ASCII_TOKEN = re.compile(r"([a-z0-9]+)(?:'(?:s|t|d|m|re|ve|ll)\b)?")  # what `_TOKEN` is for ASCII, in half the time
 
-_READ_WORDS: Final = 8192  # that are kept with their terms: about 2 MB, and most words of a text are among them
+_READ_WORDS: Final = 8192  # that are kept with their terms: 2 MB at most, and most words of a text are among them
 
 
 class Term(NamedTuple):

@@ -6,6 +6,7 @@ rarity of words is judged, change in the transaction of what they count.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ SQL = statements(__package__, "writing.sql")
 
 AT_ONCE: Final = 1000
 """Memories that are removed in one transaction, at most."""
+
+_ROWS_AT_ONCE: Final = 64  # more would hold up the event loop for milliseconds
 
 _ORDER: Final[tuple[ScopeKind, ...]] = ("agent", "org", "session", "user")  # in which everybody asks for shelves
 
@@ -52,7 +55,10 @@ async def write(
 ) -> list[MemoryItem]:
     """Keeps distinct memories that were checked; one item for each, in order."""
     kinds = shelves(*(_kind(memory) for memory in memories))
-    given = orjson.dumps([_row(scope, memory, 1 + kinds.index(_kind(memory))) for memory in memories]).decode()
+    if len(memories) <= _ROWS_AT_ONCE:
+        given = _rows(scope, memories, kinds)
+    else:
+        given = await asyncio.to_thread(_rows, scope, memories, kinds)
     with _keepable():
         rows = await db.fetch(
             SQL.write,
@@ -151,6 +157,10 @@ def _keepable() -> Iterator[None]:
 def _kind(memory: NewMemory) -> ScopeKind:
     assert memory.scope is not None, "checked() fills it in"
     return memory.scope
+
+
+def _rows(scope: Scope, memories: Sequence[NewMemory], kinds: Sequence[ScopeKind]) -> str:
+    return orjson.dumps([_row(scope, memory, 1 + kinds.index(_kind(memory))) for memory in memories]).decode()
 
 
 def _row(scope: Scope, memory: NewMemory, shelf: int) -> dict[str, Any]:

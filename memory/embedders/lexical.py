@@ -30,8 +30,8 @@ _TRIGRAMS = 0.7  # the length that all trigrams of a word have together, where t
 _MIX = 0x9E3779B97F4A7C15  # multiplicative hashing (Knuth): CRC alone spreads similar strings badly
 _DIGITS: Final = 1e6  # six digits are more than a float32 of this size can tell, and travel as a third of the text
 _TO_WHOLE: Final = 1.5 * 2**52  # a float this large has no fraction: adding it and taking it away rounds to a whole one
-_KNOWN_TERMS: Final = 4096  # that are kept with their places, about 3 MB; most terms of a text are among them
-_KNOWN_TRIGRAMS: Final = 8192  # 2 MB; most of those of the other terms
+_KNOWN_TERMS: Final = 4096  # that are kept with their places, 4 MB at most; most terms of a text are among them
+_KNOWN_TRIGRAMS: Final = 8192  # 3 MB at most; most of those of the other terms
 _PLACES: Final = tuple(range(_DIMENSIONS))  # one object for each number, however many terms hold it
 
 _Places = tuple[tuple[int, ...], tuple[int, ...]]
