@@ -4,6 +4,7 @@ is decoded wrongly is found by nobody and quoted wrongly."""
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 from typing import Final
 
@@ -50,8 +51,9 @@ def decoded(data: bytes, charset: str | None = None, *, html: bool = False) -> t
     if charset is not None:
         try:
             name = codecs.lookup(charset).name
-            b"".decode(name)  # of what Python calls a codec, such as zlib, not all are encodings of text
-        except (LookupError, UnicodeError):
+            with contextlib.suppress(UnicodeError):
+                b" ".decode(name)  # of what Python calls a codec, such as zlib, not all are encodings of text
+        except LookupError:
             raise DocumentRefused(
                 "wrong_encoding", f"There is no encoding of the name {charset}.", suggestions=_SAVE
             ) from None
