@@ -33,6 +33,7 @@ from api.memory_bodies import (
 )
 from api.paging import bad_cursor, page, read_cursor
 from api.problems import invalid
+from kernel.errors import Conflict
 from kernel.ids import is_id
 from kernel.jobs import cancel_jobs_of_user
 from memory.documents.store import Documents
@@ -256,7 +257,10 @@ class Memories:
         item, changer = await self._access.changeable(call.principal, call.path["memory_id"])
         memory = await self._access.memory()
         by = _new(call.body, item.scope)
-        return Answer(_shown(await memory.supersede(changer.scope, item.id, by, everyone=changer.everyone)))
+        newer = await memory.supersede(changer.scope, item.id, by, everyone=changer.everyone)
+        if newer.id == item.id:  # by then it was over, and nothing was kept
+            raise Conflict(f"The memory {item.id} is over.", suggestions=("supersede what took its place",))
+        return Answer(_shown(newer))
 
     async def delete(self, call: Call[None, NoQuery]) -> Answer:
         item, changer = await self._access.changeable(call.principal, call.path["memory_id"])

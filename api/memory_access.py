@@ -114,8 +114,14 @@ class MemoryAccess:
             NotFound: there is none.
         """
         scope = Scope(principal.org_id, principal.user_id)
-        reader = Reader(scope, everyone=principal.user_id is None or "admin" in principal.scopes)
-        return await (await self.memory()).get(scope, memory_id, everyone=reader.everyone), reader
+        item = await (await self.memory()).get(scope, memory_id, everyone=True)
+        if _may_write_for_all(principal) or item.scope == "org":
+            return item, Reader(scope, everyone=_may_write_for_all(principal))
+        try:
+            of = OfWhom(**{f"{item.scope}_id": item.owner})
+            return item, await self.reader(principal, of)
+        except (Forbidden, NotFound):
+            raise NotFound(f"There is no memory {memory_id}.", field="memory_id") from None
 
     async def changeable(self, principal: Principal, memory_id: str) -> tuple[MemoryItem, Reader]:
         """A memory that the caller may change.
@@ -125,7 +131,7 @@ class MemoryAccess:
             Forbidden: it is not theirs.
         """
         item, reader = await self.visible(principal, memory_id)
-        if item.scope != "user" and not _may_write_for_all(principal):
+        if item.scope in ("org", "agent") and not _may_write_for_all(principal):
             raise Forbidden(f"The memory belongs to the {item.scope}: only an admin changes it.")
         return item, reader
 

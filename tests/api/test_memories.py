@@ -133,6 +133,26 @@ async def test_a_session_of_somebody_else_is_none(
     problem(await bob.post("/v1/memories/search", json={"query": ASKED, "session_id": session}), 404)
     problem(await client.post("/v1/memories", json={"text": "x", "session_id": MISSING["ses"]}), 404)
     problem(await client.post("/v1/memories", json={"text": "x", "agent_id": MISSING["agt"]}), 404)
+    one = f"/v1/memories/{made['id']}"
+    for request in (bob.get(one), bob.patch(one, json={"kind": "summary"}), bob.delete(one)):
+        problem(await request, 404)
+    assert ok(await ada.get(one)) == made
+    assert ok(await ada.patch(one, json={"kind": "summary"}))["kind"] == "summary"
+    newer = ok(await ada.post(f"{one}/supersede", json={"text": f"{HARBOUR} thirty"}), 201)
+    assert (newer["scope"], newer["owner"]) == ("session", session)
+    assert (await ada.delete(f"/v1/memories/{newer['id']}")).status_code == 204
+    assert await listed(ada, session_id=session) == []
+
+
+async def test_what_is_an_agents_can_be_read_by_all_and_is_changed_by_admins(
+    client: httpx.AsyncClient, ada: httpx.AsyncClient
+) -> None:
+    agent = ok(await client.get("/v1/agents"))["data"][0]["id"]
+    made = await keep(client, scope="agent", agent_id=agent)
+    assert await listed(ada, agent_id=agent) == [HARBOUR]
+    assert ok(await ada.get(f"/v1/memories/{made['id']}")) == made
+    problem(await ada.patch(f"/v1/memories/{made['id']}", json={"kind": "summary"}), 403)
+    problem(await ada.delete(f"/v1/memories/{made['id']}"), 403)
 
 
 async def test_a_correction_is_found_and_what_it_replaced_is_not(client: httpx.AsyncClient) -> None:
@@ -158,6 +178,8 @@ async def test_what_is_superseded_stays_readable(client: httpx.AsyncClient, ada:
     assert await found(ada) == await listed(ada) == [f"{HARBOUR} thirty"]
     assert set(await listed(ada, ended=True)) == {HARBOUR, f"{HARBOUR} thirty"}
     problem(await ada.patch(f"/v1/memories/{old['id']}", json={"kind": "summary"}), 409)
+    problem(await ada.post(f"/v1/memories/{old['id']}/supersede", json={"text": "another one"}), 409)
+    assert "another one" not in await listed(ada, ended=True)
 
 
 async def test_a_batch_is_kept_whole_or_not_at_all(client: httpx.AsyncClient) -> None:
