@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import asyncpg
 import orjson
@@ -21,6 +21,9 @@ from kernel.postgres import Connection, Pool
 from kernel.sql import statements
 
 SQL = statements(__package__, "jobs.sql")
+
+_KEPT: Final = 7 * 86400.0  # seconds
+_FORGOTTEN_AT_ONCE: Final = 1000
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -159,6 +162,14 @@ async def get_job(db: Pool | Connection, kind: str, key: str) -> JobState | None
 async def forget_jobs(db: Pool, *, after: float, limit: int) -> int:
     """Removes jobs that ended `after` seconds ago, `limit` at most; how many."""
     return int((await db.execute(SQL.forget_jobs, after, limit)).split()[-1])
+
+
+async def forget_old_jobs(db: Pool) -> int:
+    """Removes all jobs that ended a week ago; how many. A deployment ends hundreds a second, so one batch is not enough."""
+    gone = 0
+    while (batch := await forget_jobs(db, after=_KEPT, limit=_FORGOTTEN_AT_ONCE)) == _FORGOTTEN_AT_ONCE:
+        gone += batch
+    return gone + batch
 
 
 def _job(row: asyncpg.Record) -> Job:

@@ -19,7 +19,7 @@ from typing import Final
 import asyncpg
 import structlog
 
-from kernel.jobs import Job, add_job, forget_jobs, requeue_job, say_progress
+from kernel.jobs import Job, add_job, forget_old_jobs, requeue_job, say_progress
 from kernel.postgres import Pool
 from kernel.sql import statements
 from memory.embedders.port import Embedder
@@ -38,7 +38,6 @@ _FILL_ATTEMPTS: Final = 50
 _REMOVED_AT_ONCE: Final = 1000
 _SHELVES_AT_ONCE: Final = 2000
 _SHELVES_A_PASS: Final = 20_000
-_JOBS_KEPT: Final = 7 * 86400.0  # seconds
 _LOCK_TIMEOUT: Final = "2s"
 
 
@@ -82,7 +81,7 @@ class Upkeep:
 
     async def run(self, job: Job | None = None) -> None:
         """One pass over everything; errors of Postgres are the caller's."""
-        await forget_jobs(self._pool, after=_JOBS_KEPT, limit=_REMOVED_AT_ONCE)
+        await forget_old_jobs(self._pool)
         await self._clear_sessions()
         await self._drop_tables()
         self._spaces.forget()

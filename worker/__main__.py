@@ -23,6 +23,7 @@ from kernel.bell import Bell
 from kernel.errors import BadSettings, LonghaulError
 from kernel.fanout import Publisher
 from kernel.files import Files
+from kernel.jobs import forget_old_jobs
 from kernel.journal import Journal
 from kernel.leases import Leases
 from kernel.log import configure_logs
@@ -144,7 +145,9 @@ async def work(settings: Settings) -> None:
         retention = Retention(db, Policies.from_settings(settings), files=files)
         regular: list[Callable[[], Awaitable[object]]] = [extractions.sweep]
         if isinstance(memory, PostgresMemory):
-            regular.append(partial(ask_for_upkeep, db))
+            regular.append(partial(ask_for_upkeep, db))  # which forgets old jobs too
+        else:
+            regular.append(partial(forget_old_jobs, db))
         jobs = Jobs(
             db,
             background(

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from kernel.errors import LonghaulError
-from kernel.jobs import Job, add_job, finish_job, get_job, requeue_job, take_job
+from kernel.jobs import Job, add_job, finish_job, forget_old_jobs, get_job, requeue_job, take_job
 from kernel.postgres import Pool
 from kernel.tasks import end
 from kernel.tenants import ensure_org
@@ -168,3 +168,11 @@ async def test_kinds_that_take_hours_have_slots_of_their_own(own_database: Pool)
     await run_until(jobs, done)
     rows = await own_database.fetch("SELECT status, attempt FROM jobs WHERE kind = 'fill' GROUP BY 1, 2")
     assert [tuple(row) for row in rows] == [("queued", 0)], "put back, at no cost"
+
+
+async def test_however_many_ended_a_week_ago_all_are_forgotten(own_database: Pool) -> None:
+    await add_many(own_database, None, 2_600)
+    await own_database.execute("UPDATE jobs SET status = 'cancelled', finished_at = now() - interval '8 days'")
+    await add_job(own_database, "sweep", "open")
+    assert await forget_old_jobs(own_database) == 2_600
+    assert await own_database.fetchval("SELECT count(*) FROM jobs") == 1
