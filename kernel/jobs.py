@@ -165,7 +165,8 @@ async def forget_jobs(db: Pool, *, after: float, limit: int) -> int:
 
 
 async def forget_old_jobs(db: Pool) -> int:
-    """Removes all jobs that ended a week ago; how many. A deployment ends hundreds a second, so one batch is not enough."""
+    """Removes all jobs that ended a week ago; how many. A deployment may end hundreds a second: one batch is not
+    enough."""
     gone = 0
     while (batch := await forget_jobs(db, after=_KEPT, limit=_FORGOTTEN_AT_ONCE)) == _FORGOTTEN_AT_ONCE:
         gone += batch
