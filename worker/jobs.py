@@ -36,6 +36,7 @@ LEASE: Final = 60.0
 _RENEW: Final = 15.0
 _LONGEST_PAUSE: Final = 3600.0
 _FAREWELL: Final = 2.0
+_APART_POLLS: Final = 5
 
 
 class JobOverdue(LonghaulError):
@@ -101,8 +102,9 @@ class Jobs:
                 log.warning("jobs_not_taken", error=repr(error))
             except Exception:  # a job must not end a worker, which has runs of hours
                 log.exception("jobs_not_taken")
-            # Workers that were started together do not ask together.
-            await asyncio.sleep(self._poll * random.uniform(0.5, 1.5))  # noqa: S311
+            # Workers that were started together do not ask together. What takes hours need not begin within a second.
+            pause = self._poll * (_APART_POLLS if kinds and set(kinds) <= set(self._apart) else 1)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
 
     async def _bury(self, job: Job) -> None:
         log.error("job_buried", **_named(job))
